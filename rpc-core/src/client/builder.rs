@@ -1,0 +1,226 @@
+//! Settings of a channel: [`ChannelBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::balancer::LoadBalancer;
+use super::budget::RetryBudget;
+use super::channel::{Channel, Core};
+use super::control::{Control, Published};
+use super::endpoint::Endpoint;
+use super::interceptor::{ClientInterceptor, ErasedInterceptor};
+use super::observer::CallObserver;
+use super::pick_first::PickFirst;
+use super::resolver::{Resolver, StaticResolver};
+use crate::Status;
+#[cfg(feature = "tls")]
+use crate::transport::tls::ClientTls;
+use crate::transport::connector::{Connector, SocketConnector};
+use crate::transport::target::{Dialer, Target};
+use crate::wire::compression::Encoding;
+use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
+
+/// Settings of a [`Channel`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), rpc_core::Status> {
+/// use std::time::Duration;
+/// let channel = rpc_core::Channel::builder()
+///     .timeout(Duration::from_secs(2))
+///     .connect("http://127.0.0.1:50051")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct ChannelBuilder {
+    #[cfg(feature = "tls")]
+    tls: Option<ClientTls>,
+    interceptors: Vec<Box<dyn ErasedInterceptor>>,
+    observers: Vec<Arc<dyn CallObserver>>,
+    timeout: Option<Duration>,
+    connect_timeout: Duration,
+    encoding: Encoding,
+    receive_limit: usize,
+    balancer: Option<Box<dyn LoadBalancer>>,
+    connector: Option<Arc<dyn Connector>>,
+    authority: Option<String>,
+}
+
+impl fmt::Debug for ChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelBuilder").finish_non_exhaustive()
+    }
+}
+
+impl ChannelBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(feature = "tls")]
+            tls: None,
+            interceptors: Vec::new(),
+            observers: Vec::new(),
+            timeout: None,
+            connect_timeout: Duration::from_secs(5),
+            encoding: Encoding::Identity,
+            receive_limit: DEFAULT_RECEIVE_LIMIT,
+            balancer: None,
+            connector: None,
+            authority: None,
+        }
+    }
+
+    /// TLS with these roots and certificates; an `https://` target has it with the system's roots.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Adds an interceptor; the first one added is the outermost.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl ClientInterceptor) -> Self {
+        self.interceptors.push(Box::new(interceptor));
+        self
+    }
+
+    /// Adds an observer of finished calls.
+    #[must_use]
+    pub fn observer(mut self, observer: impl CallObserver) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// The timeout of calls that set none; by default they have none.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long opening one connection may take; 5 s by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How requests are compressed; not at all by default. Responses are decompressed either way.
+    #[must_use]
+    pub fn compress(mut self, encoding: Encoding) -> Self {
+        self.encoding = encoding;
+        self
+    }
+
+    /// The largest message to accept, before and after decompression; 4 MiB by default.
+    #[must_use]
+    pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
+        self.receive_limit = bytes;
+        self
+    }
+
+    /// How calls are spread over the endpoints; [`PickFirst`] by default.
+    #[must_use]
+    pub fn balancer(mut self, balancer: impl LoadBalancer) -> Self {
+        self.balancer = Some(Box::new(balancer));
+        self
+    }
+
+    /// How byte streams are opened; sockets by default.
+    #[must_use]
+    pub fn connector(mut self, connector: impl Connector) -> Self {
+        self.connector = Some(Arc::new(connector));
+        self
+    }
+
+    /// The `:authority` of requests; the endpoint's address by default.
+    #[must_use]
+    pub fn authority(mut self, authority: impl Into<String>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    /// Connects to one address.
+    ///
+    /// # Errors
+    /// As [`Channel::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what it had opened.
+    pub async fn connect(self, target: &str) -> Result<Channel, Status> {
+        let channel = self.lazy(target)?;
+        channel.ready().await?;
+        Ok(channel)
+    }
+
+    /// A channel to one address that connects when the first call is made.
+    ///
+    /// # Errors
+    /// As [`Channel::lazy`].
+    pub fn lazy(self, target: &str) -> Result<Channel, Status> {
+        let parsed = Target::parse(target)?;
+        let resolver = StaticResolver::new(vec![Endpoint::new(parsed.address)]);
+        self.build(Box::new(resolver), target, parsed.secure)
+    }
+
+    /// A channel to whatever a resolver finds; the name is for logs and errors.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` outside a tokio runtime.
+    pub fn resolver(self, resolver: Box<dyn Resolver>, name: &str) -> Result<Channel, Status> {
+        self.build(resolver, name, false)
+    }
+
+    fn build(self, resolver: Box<dyn Resolver>, name: &str, secure: bool) -> Result<Channel, Status> {
+        let runtime = Handle::try_current().map_err(|error| {
+            Status::failed_precondition(format!("a channel to {name:?} needs a tokio runtime to run in")).with_source(error)
+        })?;
+        #[cfg(feature = "tls")]
+        let tls = match self.tls {
+            Some(tls) => Some(tls),
+            None if secure => Some(ClientTls::system_roots().map_err(|error| {
+                Status::failed_precondition("the system's root certificates cannot be read").with_source(error)
+            })?),
+            None => None,
+        };
+        #[cfg(not(feature = "tls"))]
+        if secure {
+            return Err(Status::invalid_argument(format!("the target {name:?} needs the feature `tls` of rpc-core")));
+        }
+        let dialer = Dialer {
+            connector: self.connector.unwrap_or_else(|| Arc::new(SocketConnector)),
+            #[cfg(feature = "tls")]
+            tls,
+            authority: self.authority,
+            connect_timeout: self.connect_timeout,
+        };
+        let published = Arc::new(Published::new());
+        let target: Arc<str> = name.into();
+        let control = Control {
+            target: Arc::clone(&target),
+            resolver,
+            balancer: self.balancer.unwrap_or_else(|| Box::<PickFirst>::default()),
+            dialer: Arc::new(dialer),
+            published: Arc::clone(&published),
+        };
+        let (kicks, kicked) = mpsc::channel(1);
+        runtime.spawn(control.run(kicked));
+        Ok(Channel(Arc::new(Core {
+            target,
+            published,
+            kicks,
+            budget: RetryBudget::new(Instant::now()),
+            interceptors: self.interceptors,
+            observers: self.observers,
+            timeout: self.timeout,
+            encoding: self.encoding,
+            receive_limit: self.receive_limit,
+            runtime,
+        })))
+    }
+}

@@ -1,0 +1,205 @@
+//! [`Channel`]: a service's endpoints as one thing to call.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::balancer::{CallTracker, Pick, PickContext};
+use super::budget::RetryBudget;
+use super::builder::ChannelBuilder;
+use super::control::Published;
+use super::interceptor::ErasedInterceptor;
+use super::observer::CallObserver;
+use super::stream::{self, ClientStream, RequestStream};
+use super::subchannel::Subchannel;
+use super::{call, interceptor::ClientCall};
+use crate::stream::RecvStream;
+use crate::transport::h2_client::Connection;
+use crate::wire::compression::Encoding;
+use crate::wire::message;
+use crate::{Deadline, Method, Request, Response, Status};
+
+/// A name or address as one thing to call: its endpoints, the connections to them, and the policy
+/// that spreads calls over them and repeats those that can be repeated.
+///
+/// Cheap to clone; all clones share the connections, which close when the last clone is gone and
+/// the open calls are done. A call that fails says which endpoint and attempt it failed on.
+#[derive(Clone)]
+pub struct Channel(pub(crate) Arc<Core>);
+
+pub(crate) struct Core {
+    pub(crate) target: Arc<str>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) kicks: mpsc::Sender<()>,
+    pub(crate) budget: RetryBudget,
+    pub(crate) interceptors: Vec<Box<dyn ErasedInterceptor>>,
+    pub(crate) observers: Vec<Arc<dyn CallObserver>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) encoding: Encoding,
+    pub(crate) receive_limit: usize,
+    pub(crate) runtime: Handle,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("target", &self.0.target).finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    /// Connects to one address: `http://host:port`, `https://host:port` or `unix:/path`.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a target that is none, `UNAVAILABLE` naming the endpoint and the
+    /// cause when it cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what it had opened.
+    pub async fn connect(target: &str) -> Result<Self, Status> {
+        Self::builder().connect(target).await
+    }
+
+    /// A channel that connects when the first call is made.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a target that is none, `FAILED_PRECONDITION` outside a tokio runtime.
+    pub fn lazy(target: &str) -> Result<Self, Status> {
+        Self::builder().lazy(target)
+    }
+
+    /// A channel with settings of its own.
+    #[must_use]
+    pub fn builder() -> ChannelBuilder {
+        ChannelBuilder::new()
+    }
+
+    /// Starts connecting and waits until a call could be sent.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` naming the endpoints and the cause when none can be reached.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; the channel goes on connecting.
+    pub async fn ready(&self) -> Result<(), Status> {
+        self.0.pick("", None, &[], false).await.map(|_| ())
+    }
+
+    /// Makes a unary call.
+    ///
+    /// # Errors
+    /// The status of the call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub async fn unary<Q, R>(&self, method: &Method<Q, R>, request: Request<Q>) -> Result<Response<R>, Status> {
+        let core = &self.0;
+        let body = message::encode(method.request, request.get_ref(), core.encoding)
+            .map_err(|status| status.with_path(method.path()))?;
+        let call = core.client_call(method, request, Some(body), true);
+        let reply = core.run(call).await?;
+        reply.into_response(method)
+    }
+
+    /// Starts a call with one request and a stream of responses; it starts at once.
+    #[must_use]
+    pub fn server_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<Q>) -> RecvStream<R> {
+        let encoded = message::encode(method.request, request.get_ref(), self.0.encoding);
+        match encoded {
+            Ok(body) => {
+                let call = self.0.client_call(method, request, Some(body), true);
+                stream::start(&self.0, method, call).1
+            }
+            Err(status) => RecvStream::failed(method.response, status.with_path(method.path())),
+        }
+    }
+
+    /// Starts a call with a stream of requests and one response; it starts at once.
+    #[must_use]
+    pub fn client_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<()>) -> ClientStream<Q, R> {
+        let call = self.0.client_call(method, request, None, false);
+        let (requests, responses) = stream::start(&self.0, method, call);
+        ClientStream::new(requests, responses)
+    }
+
+    /// Starts a call with streams both ways; it starts at once.
+    #[must_use]
+    pub fn bidi_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<()>) -> (RequestStream<Q>, RecvStream<R>) {
+        let call = self.0.client_call(method, request, None, false);
+        stream::start(&self.0, method, call)
+    }
+}
+
+/// Where an attempt goes.
+pub(crate) struct Picked {
+    pub(crate) subchannel: Subchannel,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) tracker: Option<Arc<dyn CallTracker>>,
+}
+
+impl Core {
+    fn client_call<Q, R, M>(&self, method: &Method<Q, R>, request: Request<M>, body: Option<bytes::Bytes>, end: bool) -> ClientCall {
+        let own = request.options.timeout.or(self.timeout).map(Deadline::after);
+        ClientCall {
+            path: method.path().into(),
+            kind: method.kind(),
+            repeatable: method.idempotency().is_repeatable(),
+            metadata: request.metadata,
+            extensions: request.extensions,
+            deadline: Deadline::earlier(own, Deadline::current()),
+            options: request.options,
+            body,
+            end,
+        }
+    }
+
+    /// Makes a call through the interceptors.
+    pub(crate) async fn run(self: &Arc<Self>, call: ClientCall) -> Result<super::Reply, Status> {
+        if self.interceptors.is_empty() {
+            return call::run(self, call).await;
+        }
+        super::Next { core: self, rest: &self.interceptors }.run(call).await
+    }
+
+    /// Wakes the control task for the first time.
+    fn kick(&self) {
+        // A full queue has woken it already.
+        let _ = self.kicks.try_send(());
+    }
+
+    /// Chooses where an attempt goes, waiting while something is connecting.
+    pub(crate) async fn pick(&self, path: &str, hash_key: Option<u64>, avoid: &[u64], wait_for_ready: bool) -> Result<Picked, Status> {
+        let mut seen: Option<tokio::sync::watch::Receiver<u64>> = None;
+        let mut stale = 0u64;
+        loop {
+            let snapshot = self.published.snapshot.load_full();
+            if snapshot.generation == 0 {
+                self.kick();
+            }
+            let context = PickContext { path, hash_key, avoid, random: fastrand::u64(..), now: Instant::now() };
+            match snapshot.picker.pick(&context) {
+                Pick::To(subchannel, tracker) => {
+                    if let Some(connection) = subchannel.connection() {
+                        return Ok(Picked { subchannel, connection, tracker });
+                    }
+                    // The connection is gone and the next picker is on its way.
+                    stale += 1;
+                    if stale % 8 != 0 {
+                        continue;
+                    }
+                }
+                Pick::Wait => {}
+                Pick::Fail(_) if wait_for_ready => {}
+                Pick::Fail(status) => return Err(status),
+            }
+            let generation = snapshot.generation;
+            let receiver = seen.get_or_insert_with(|| self.published.generation.subscribe());
+            if receiver.wait_for(|current| *current > generation).await.is_err() {
+                return Err(Status::unavailable("the channel is closed"));
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a call can go: [`Address`], [`Endpoint`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// An address that a connector can open a connection to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Address {
+    /// A host name or IP address, and a port.
+    Tcp {
+        /// The name or address; IPv6 without brackets.
+        host: Arc<str>,
+        /// The port.
+        port: u16,
+    },
+    /// A unix socket.
+    Unix(Arc<Path>),
+    /// A name that only a custom [`Connector`](crate::Connector) understands.
+    Named(Arc<str>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Text that is not an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidAddress {
+    text: String,
+    reason: &'static str,
+}
+
+impl fmt::Display for InvalidAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not an address: {}; write host:port, [v6]:port or unix:/path", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidAddress {}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let invalid = |reason| InvalidAddress { text: text.to_owned(), reason };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(invalid("the path is empty"));
+            }
+            return Ok(Self::Unix(Path::new(path).into()));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| invalid("there is no port"))?;
+        let host = match host.strip_prefix('[') {
+            Some(inner) => {
+                let inner = inner.strip_suffix(']').ok_or_else(|| invalid("a bracket is not closed"))?;
+                inner.parse::<std::net::Ipv6Addr>().map_err(|_| invalid("the brackets hold no IPv6 address"))?;
+                inner
+            }
+            None if host.contains(':') => return Err(invalid("an IPv6 address needs brackets")),
+            None => host,
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+            return Err(invalid("the host is empty or has a character that no host name has"));
+        }
+        let port = port.parse().map_err(|_| invalid("the port is not a number from 0 to 65535"))?;
+        Ok(Self::Tcp { host: host.into(), port })
+    }
+}
+
+/// One server of a service, as a resolver knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: Address,
+    /// Its share of the load beside others; 100 unless told otherwise, 0 takes none.
+    pub weight: u32,
+    /// What the server says of itself, such as its zone or version.
+    pub metadata: BTreeMap<String, String>,
+    /// Tells one process at an address from the next; a change ends the wait for reconnecting.
+    pub instance: u64,
+}
+
+impl Endpoint {
+    /// An endpoint of weight 100 without metadata.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self { address, weight: 100, metadata: BTreeMap::new(), instance: 0 }
+    }
+
+    /// Sets the weight.
+    #[must_use]
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Adds a metadata entry.
+    #[must_use]
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+}
+
+impl From<Address> for Endpoint {
+    fn from(address: Address) -> Self {
+        Self::new(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip() {
+        for text in ["127.0.0.1:80", "localhost:0", "[::1]:65535", "a-b.example:1", "unix:/tmp/x y"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!("unix:///tmp/x".parse::<Address>().unwrap().to_string(), "unix:/tmp/x");
+    }
+
+    #[test]
+    fn others_say_why() {
+        for text in ["", "host", ":80", "host:", "host:65536", "host:-1", "::1:80", "[::1:80", "[x]:80", "a b:1", "http://a:1", "unix:", "u@h:1"] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains("is not an address") && error.contains("host:port"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Code around every call of a channel: [`ClientInterceptor`].
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::call::{self, Opened};
+use super::channel::Core;
+use crate::request::CallOptions;
+use crate::wire::message;
+use crate::{BoxFuture, Deadline, Extensions, Metadata, Method, MethodKind, Response, Status};
+
+/// A call on its way out.
+#[derive(Debug)]
+pub struct ClientCall {
+    pub(crate) path: String,
+    pub(crate) kind: MethodKind,
+    pub(crate) repeatable: bool,
+    pub(crate) metadata: Metadata,
+    pub(crate) extensions: Extensions,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) options: CallOptions,
+    pub(crate) body: Option<Bytes>,
+    pub(crate) end: bool,
+}
+
+impl ClientCall {
+    /// The path of the method.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The kind of the method.
+    #[must_use]
+    pub fn kind(&self) -> MethodKind {
+        self.kind
+    }
+
+    /// The metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The metadata to change.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    /// What the caller put beside the message.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// When the call must have ended.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+}
+
+/// What came of a call: the whole response of a unary call, the open stream of any other.
+pub struct Reply {
+    pub(crate) metadata: Metadata,
+    pub(crate) trailers: Metadata,
+    pub(crate) payload: Payload,
+}
+
+pub(crate) enum Payload {
+    Message(Bytes),
+    Stream(Box<Opened>),
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("metadata", &self.metadata).field("trailers", &self.trailers).finish_non_exhaustive()
+    }
+}
+
+impl Reply {
+    /// The metadata before the message of a unary call; of a stream it is not known yet.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The trailers of a unary call.
+    #[must_use]
+    pub fn trailers(&self) -> &Metadata {
+        &self.trailers
+    }
+
+    pub(crate) fn into_response<Q, R>(self, method: &Method<Q, R>) -> Result<Response<R>, Status> {
+        let Payload::Message(bytes) = self.payload else {
+            return Err(Status::internal("an interceptor answered a unary call with a stream"));
+        };
+        let decoded = message::decode(method.response, bytes).map_err(|status| status.with_path(method.path()))?;
+        let mut response = Response::new(decoded);
+        response.metadata = self.metadata;
+        response.trailers = self.trailers;
+        Ok(response)
+    }
+}
+
+/// Code around every call of a channel, once per call however many attempts are made.
+///
+/// ```
+/// use rpc_core::client::{ClientCall, ClientInterceptor, Next, Reply};
+/// use rpc_core::Status;
+///
+/// struct Token(String);
+///
+/// impl ClientInterceptor for Token {
+///     async fn intercept(&self, mut call: ClientCall, next: Next<'_>) -> Result<Reply, Status> {
+///         call.metadata_mut()
+///             .insert("authorization", &self.0)
+///             .map_err(|error| Status::internal(error.to_string()))?;
+///         next.run(call).await
+///     }
+/// }
+/// ```
+pub trait ClientInterceptor: Send + Sync + 'static {
+    /// Handles a call, usually by changing it and passing it on.
+    ///
+    /// A unary call has ended when `next.run` returns, a stream has been opened.
+    fn intercept(&self, call: ClientCall, next: Next<'_>) -> impl Future<Output = Result<Reply, Status>> + Send;
+}
+
+/// The rest of the chain.
+pub struct Next<'a> {
+    pub(crate) core: &'a Arc<Core>,
+    pub(crate) rest: &'a [Box<dyn ErasedInterceptor>],
+}
+
+impl std::fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Next({})", self.rest.len())
+    }
+}
+
+impl Next<'_> {
+    /// Passes the call on.
+    ///
+    /// # Errors
+    /// The status of the call, or of opening the stream.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub async fn run(self, call: ClientCall) -> Result<Reply, Status> {
+        match self.rest.split_first() {
+            Some((first, rest)) => first.intercept(call, Next { core: self.core, rest }).await,
+            None => call::run(self.core, call).await,
+        }
+    }
+}
+
+/// [`ClientInterceptor`] without its future's type.
+pub(crate) trait ErasedInterceptor: Send + Sync {
+    fn intercept<'a>(&'a self, call: ClientCall, next: Next<'a>) -> BoxFuture<'a, Result<Reply, Status>>;
+}
+
+impl<I: ClientInterceptor> ErasedInterceptor for I {
+    fn intercept<'a>(&'a self, call: ClientCall, next: Next<'a>) -> BoxFuture<'a, Result<Reply, Status>> {
+        Box::pin(ClientInterceptor::intercept(self, call, next))
+    }
+}

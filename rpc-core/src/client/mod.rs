@@ -1,0 +1,29 @@
+//! The client: [`Channel`] and what it is made of.
+
+mod attempt;
+mod balancer;
+mod budget;
+mod builder;
+mod call;
+mod channel;
+mod control;
+mod endpoint;
+mod interceptor;
+mod observer;
+mod pick_first;
+mod resolver;
+mod stream;
+mod subchannel;
+
+pub use balancer::{CallTracker, Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update};
+pub use builder::ChannelBuilder;
+pub use channel::Channel;
+pub use endpoint::{Address, Endpoint, InvalidAddress};
+pub use interceptor::{ClientCall, ClientInterceptor, Next, Reply};
+pub use observer::{CallObserver, FinishedCall};
+pub use pick_first::PickFirst;
+pub use resolver::{Resolver, StaticResolver};
+pub use stream::{ClientStream, RequestStream, SendPermit};
+pub(crate) use call::Failed;
+pub(crate) use stream::OpenedRecv;
+pub use subchannel::Subchannel;

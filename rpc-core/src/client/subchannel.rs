@@ -1,0 +1,208 @@
+//! One endpoint and the connection to it: [`Subchannel`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use super::balancer::ConnectivityState;
+use super::endpoint::Endpoint;
+use crate::Status;
+use crate::transport::h2_client::{self, Connection};
+use crate::transport::target::Dialer;
+
+/// A handle on one endpoint and the connection to it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Subchannel(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: u64,
+    endpoint: Arc<Endpoint>,
+    name: Arc<str>,
+    connection: ArcSwapOption<Connection>,
+    detached_ready: bool,
+}
+
+impl Subchannel {
+    pub(crate) fn new(id: u64, endpoint: Arc<Endpoint>) -> Self {
+        let name = endpoint.address.to_string().into();
+        Self(Arc::new(Inner { id, endpoint, name, connection: ArcSwapOption::empty(), detached_ready: false }))
+    }
+
+    /// A handle without a connection, for tests of pickers; its id is the port of a TCP address.
+    #[must_use]
+    pub fn detached(endpoint: Endpoint, ready: bool) -> Self {
+        let id = match &endpoint.address {
+            super::Address::Tcp { port, .. } => u64::from(*port),
+            _ => 0,
+        };
+        let name = endpoint.address.to_string().into();
+        Self(Arc::new(Inner {
+            id,
+            endpoint: Arc::new(endpoint),
+            name,
+            connection: ArcSwapOption::empty(),
+            detached_ready: ready,
+        }))
+    }
+
+    /// The id of its [`Candidate`](super::Candidate).
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// Whether calls can be sent to it now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.detached_ready || self.0.connection.load().as_ref().is_some_and(|connection| connection.is_usable())
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
+        self.0.connection.load_full().filter(|connection| connection.is_usable())
+    }
+}
+
+/// A change of a subchannel's state.
+#[derive(Debug)]
+pub(crate) struct StateChange {
+    pub(crate) id: u64,
+    pub(crate) state: ConnectivityState,
+    pub(crate) error: Option<Status>,
+}
+
+/// How the control task steers a subchannel's task; dropping it ends the task.
+#[derive(Debug)]
+pub(crate) struct Steering {
+    pub(crate) wanted: watch::Sender<bool>,
+    pub(crate) retry_now: Arc<Notify>,
+}
+
+/// Keeps one endpoint connected for as long as that is wanted.
+pub(crate) fn start(subchannel: Subchannel, dialer: Arc<Dialer>, changes: mpsc::UnboundedSender<StateChange>) -> Steering {
+    let (wanted, wants) = watch::channel(false);
+    let retry_now = Arc::new(Notify::new());
+    let runner = Runner { subchannel, dialer, changes, wants, retry_now: Arc::clone(&retry_now), backoff: Backoff::default() };
+    tokio::spawn(runner.run());
+    Steering { wanted, retry_now }
+}
+
+struct Runner {
+    subchannel: Subchannel,
+    dialer: Arc<Dialer>,
+    changes: mpsc::UnboundedSender<StateChange>,
+    wants: watch::Receiver<bool>,
+    retry_now: Arc<Notify>,
+    backoff: Backoff,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut failing = false;
+        while self.wants.wait_for(|wanted| *wanted).await.is_ok() {
+            if !failing {
+                self.report(ConnectivityState::Connecting, None);
+            }
+            let dialed = tokio::select! {
+                dialed = self.dialer.dial(self.subchannel.endpoint()) => dialed,
+                () = gone(self.wants.clone()) => continue,
+            };
+            let failure = match dialed {
+                Ok(connection) => {
+                    failing = false;
+                    self.serve(connection).await
+                }
+                Err(error) => Some(error),
+            };
+            match failure {
+                None => self.backoff = Backoff::default(),
+                Some(error) => {
+                    failing = true;
+                    let wait = self.backoff.next(fastrand::f64());
+                    tracing::info!(endpoint = %self.subchannel.name(), %error, ?wait, "connection failed");
+                    self.report(ConnectivityState::TransientFailure, Some(error));
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.retry_now.notified() => self.backoff = Backoff::default(),
+                        () = gone(self.wants.clone()) => {}
+                    }
+                }
+            }
+        }
+        self.subchannel.0.connection.store(None);
+    }
+
+    /// Gives the connection to calls until it takes no more; says why when it did not live long enough.
+    async fn serve(&mut self, connection: Connection) -> Option<Status> {
+        let since = Instant::now();
+        let connection = Arc::new(connection);
+        tracing::info!(endpoint = %self.subchannel.name(), "connected");
+        self.subchannel.0.connection.store(Some(Arc::clone(&connection)));
+        self.report(ConnectivityState::Ready, None);
+        tokio::select! {
+            () = connection.unusable() => {}
+            () = gone(self.wants.clone()) => {}
+        }
+        self.subchannel.0.connection.store(None);
+        tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
+        self.report(ConnectivityState::Idle, None);
+        if h2_client::lived_long(since) || !*self.wants.borrow() {
+            return None;
+        }
+        Some(Status::unavailable(format!("{} closed the connection at once", self.subchannel.name())))
+    }
+
+    fn report(&self, state: ConnectivityState, error: Option<Status>) {
+        // Nobody listens once the channel is gone, and then nobody needs to know.
+        let _ = self.changes.send(StateChange { id: self.subchannel.id(), state, error });
+    }
+}
+
+async fn gone(mut wants: watch::Receiver<bool>) {
+    // An error means that the channel is gone.
+    let _ = wants.wait_for(|wanted| !wanted).await;
+}
+
+/// The wait between connection attempts: 1 s, times 1.6 each, at most 120 s, give or take a fifth.
+///
+/// Source: <https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md>.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: i32,
+}
+
+impl Backoff {
+    fn next(&mut self, random: f64) -> Duration {
+        let base = (1.6f64.powi(self.failures)).min(120.0);
+        self.failures = self.failures.saturating_add(1);
+        Duration::from_secs_f64(base * (0.8 + 0.4 * random))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_two_minutes_with_jitter() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<f64> = (0..15).map(|_| backoff.next(0.5).as_secs_f64()).collect();
+        assert!((waits[0] - 1.0).abs() < 1e-9 && (waits[1] - 1.6).abs() < 1e-9 && (waits[2] - 2.56).abs() < 1e-9);
+        assert!((waits[14] - 120.0).abs() < 1e-9);
+        assert_eq!(Backoff::default().next(0.0), Duration::from_millis(800));
+        assert_eq!(Backoff::default().next(1.0), Duration::from_millis(1200));
+    }
+}

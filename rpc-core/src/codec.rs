@@ -1,0 +1,167 @@
+//! How messages become bytes, and what a method is: [`Codec`], [`Method`].
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use bytes::{Bytes, BytesMut};
+
+/// A message that could not be decoded.
+pub type DecodeError = Box<dyn Error + Send + Sync>;
+
+/// How a message of type `T` becomes bytes and back; data, not a trait, so that one type can have many.
+pub struct Codec<T> {
+    pub(crate) encode: fn(&T, &mut BytesMut),
+    pub(crate) decode: fn(Bytes) -> Result<T, DecodeError>,
+    name: &'static str,
+}
+
+impl<T> Codec<T> {
+    /// A codec from two functions and the name that stands in `content-type: application/grpc+name`.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        encode: fn(&T, &mut BytesMut),
+        decode: fn(Bytes) -> Result<T, DecodeError>,
+    ) -> Self {
+        Self { encode, decode, name }
+    }
+
+    /// The name, such as `proto`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl<T: prost::Message + Default> Codec<T> {
+    /// Protocol buffers by prost.
+    #[must_use]
+    pub const fn prost() -> Self {
+        Self::new(
+            "proto",
+            |message, buffer| {
+                let length = message.encoded_len();
+                buffer.reserve(length);
+                message.encode_raw(buffer);
+            },
+            |bytes| T::decode(bytes).map_err(Into::into),
+        )
+    }
+}
+
+impl Codec<Bytes> {
+    /// The bytes as they are, for proxies and for messages encoded elsewhere.
+    #[must_use]
+    pub const fn raw() -> Self {
+        Self::new("proto", |message, buffer| buffer.extend_from_slice(message), Ok)
+    }
+}
+
+impl<T> Clone for Codec<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Codec<T> {}
+
+impl<T> std::fmt::Debug for Codec<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Codec").field(&self.name).finish()
+    }
+}
+
+/// Which sides of a call are streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MethodKind {
+    /// One request, one response.
+    Unary,
+    /// One request, many responses.
+    ServerStreaming,
+    /// Many requests, one response.
+    ClientStreaming,
+    /// Many of both.
+    BidiStreaming,
+}
+
+/// What calling a method twice does; from `idempotency_level` in the `.proto` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Idempotency {
+    /// Nothing is promised: a call that may have been processed is never repeated.
+    #[default]
+    Unknown,
+    /// Twice is as once: a failed call may be repeated.
+    Idempotent,
+    /// The call only reads: a failed call may be repeated.
+    NoSideEffects,
+}
+
+impl Idempotency {
+    /// Whether a call that may have been processed can be sent again.
+    #[must_use]
+    pub const fn is_repeatable(self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+}
+
+/// One method of a service: its path, its kind and its codecs.
+#[derive(Clone, Debug)]
+pub struct Method<Q, R> {
+    path: Cow<'static, str>,
+    kind: MethodKind,
+    idempotency: Idempotency,
+    pub(crate) request: Codec<Q>,
+    pub(crate) response: Codec<R>,
+}
+
+macro_rules! kinds {
+    ($($name:ident $kind:ident),*) => {$(
+        #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`].")]
+        #[must_use]
+        pub const fn $name(path: &'static str, request: Codec<Q>, response: Codec<R>) -> Self {
+            Self { path: Cow::Borrowed(path), kind: MethodKind::$kind, idempotency: Idempotency::Unknown, request, response }
+        }
+    )*};
+}
+
+impl<Q, R> Method<Q, R> {
+    kinds!(unary Unary, server_streaming ServerStreaming, client_streaming ClientStreaming, bidi_streaming BidiStreaming);
+
+    /// A method whose path is known only at run time, for proxies.
+    #[must_use]
+    pub fn dynamic(path: impl Into<String>, kind: MethodKind, request: Codec<Q>, response: Codec<R>) -> Self {
+        Self { path: Cow::Owned(path.into()), kind, idempotency: Idempotency::Unknown, request, response }
+    }
+
+    /// Marks the method as [`Idempotency::Idempotent`].
+    #[must_use]
+    pub const fn idempotent(mut self) -> Self {
+        self.idempotency = Idempotency::Idempotent;
+        self
+    }
+
+    /// Marks the method as [`Idempotency::NoSideEffects`].
+    #[must_use]
+    pub const fn no_side_effects(mut self) -> Self {
+        self.idempotency = Idempotency::NoSideEffects;
+        self
+    }
+
+    /// The path on the wire, `/package.Service/Method`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Which sides are streams.
+    #[must_use]
+    pub const fn kind(&self) -> MethodKind {
+        self.kind
+    }
+
+    /// What calling it twice does.
+    #[must_use]
+    pub const fn idempotency(&self) -> Idempotency {
+        self.idempotency
+    }
+}

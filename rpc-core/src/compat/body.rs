@@ -1,0 +1,91 @@
+//! The body of a response.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::task::AbortHandle;
+
+use super::outbox::{Inbox, Next};
+use crate::transport::http_fields;
+
+/// The body of a gRPC response.
+pub struct Body(Kind);
+
+enum Kind {
+    Empty,
+    Single { message: Option<Bytes>, trailers: Option<HeaderMap> },
+    Stream { inbox: Inbox, _handler: AbortOnDrop },
+}
+
+/// Ends a handler's task with the response that nobody reads any more.
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Empty => "Body(empty)",
+            Kind::Single { .. } => "Body(single)",
+            Kind::Stream { .. } => "Body(stream)",
+        })
+    }
+}
+
+impl Body {
+    pub(super) fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    pub(super) fn single(message: Bytes, trailers: HeaderMap) -> Self {
+        Self(Kind::Single { message: Some(message), trailers: Some(trailers) })
+    }
+
+    pub(super) fn stream(inbox: Inbox, handler: AbortOnDrop) -> Self {
+        Self(Kind::Stream { inbox, _handler: handler })
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let next = match &mut this.0 {
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Single { message, trailers } => {
+                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                return Poll::Ready(frame.map(Ok));
+            }
+            Kind::Stream { inbox, _handler: _ } => match inbox.poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(next) => next,
+            },
+        };
+        Poll::Ready(match next {
+            Next::Data(data) => Some(Ok(Frame::data(data))),
+            Next::Trailers(trailers) => {
+                this.0 = Kind::Empty;
+                let mut headers = HeaderMap::with_capacity(4);
+                http_fields::append_trailers(&mut headers, &trailers);
+                Some(Ok(Frame::trailers(headers)))
+            }
+            Next::Reset => {
+                this.0 = Kind::Empty;
+                Some(Err(std::io::Error::other("the handler ended the stream abruptly")))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Kind::Empty)
+    }
+}

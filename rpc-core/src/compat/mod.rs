@@ -1,0 +1,8 @@
+//! A [`Router`](crate::server::Router) as a `tower` service of HTTP requests, for hyper and axum.
+
+mod body;
+mod outbox;
+mod service;
+
+pub use body::Body;
+pub use service::RouterService;

@@ -1,0 +1,289 @@
+//! One HTTP request as one call.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use super::body::{AbortOnDrop, Body};
+use super::outbox;
+use crate::client::FinishedCall;
+use crate::server::{Finished, Handler, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
+use crate::request::PeerAddr;
+use crate::transport::connector::Io;
+use crate::transport::http_fields::{self, GRPC_ACCEPT_ENCODING};
+use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::wire::compression::ACCEPT;
+use crate::wire::head::{ContentType, ResponseHead, Trailers};
+use crate::{BoxFuture, Code, Deadline, Status};
+
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
+/// with hyper.
+#[derive(Clone)]
+pub struct RouterService {
+    router: Router,
+    options: Arc<Options>,
+    handlers: Arc<AtomicUsize>,
+    peer: Option<PeerAddr>,
+}
+
+impl std::fmt::Debug for RouterService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouterService").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+impl From<Router> for RouterService {
+    fn from(router: Router) -> Self {
+        Self::with_options(router, Options::default())
+    }
+}
+
+impl RouterService {
+    pub(crate) fn with_options(router: Router, options: Options) -> Self {
+        Self { router, options: Arc::new(options), handlers: Arc::default(), peer: None }
+    }
+
+    pub(crate) fn with_peer(mut self, peer: PeerAddr) -> Self {
+        self.peer = Some(peer);
+        self
+    }
+
+    /// Serves one connection until it closes, or until the calls that were open at the shutdown are done.
+    pub(crate) async fn serve_connection(self, io: Box<dyn Io>, shutdown: ShutdownHandle) {
+        let max_streams = self.options.max_concurrent_streams;
+        let peer = self.peer.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let service = self.clone();
+            async move { Ok::<_, Infallible>(service.respond(request).await) }
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(max_streams)
+            .max_header_list_size(16 * 1024)
+            .max_send_buf_size(400 * 1024)
+            .max_pending_accept_reset_streams(1000)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = shutdown.requested() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(?peer, %error, "a connection ended");
+        }
+    }
+
+    async fn respond<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        if parts.method != Method::POST {
+            let mut response = http_error(StatusCode::METHOD_NOT_ALLOWED);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return response;
+        }
+        let mut fields = http_fields::parse_fields(&parts.headers);
+        if fields.content_type != Some(ContentType::Grpc) {
+            return http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        let started = Instant::now();
+        let path: Arc<str> = parts.uri.path().into();
+        let report = Report { service: self.clone(), path: Arc::clone(&path), started };
+        let handler = match fields.take_error() {
+            Some(status) => Err(status),
+            None => self.router.route(&path),
+        };
+        let handler = match handler {
+            Ok(handler) => handler,
+            Err(status) => return report.refuse(status),
+        };
+        let Some(admission) = Admission::try_new(&self) else {
+            return report.refuse(Status::resource_exhausted(format!(
+                "{} handlers are running, as many as this server allows",
+                self.options.max_handlers
+            )));
+        };
+        let deadline = fields.timeout.map(Deadline::after);
+        let call = IncomingCall {
+            path: Arc::clone(&path),
+            metadata: fields.metadata,
+            deadline,
+            peer: self.peer.clone(),
+            encoding: fields.encoding,
+            accept: fields.accept,
+            compress: self.options.compress,
+            limit: self.options.receive_limit,
+            recv: Box::new(RequestBody(body)),
+        };
+        match handler {
+            Handler::Single(handler) => {
+                let outcome = guarded(&path, deadline, handler(call)).await.and_then(|outcome| outcome);
+                drop(admission);
+                match outcome {
+                    Ok(single) => {
+                        report.finished(None);
+                        single_response(single)
+                    }
+                    Err(status) => report.refuse(status),
+                }
+            }
+            Handler::Streaming(handler) => {
+                let (mut end, mut inbox) = outbox::pair();
+                let running = handler(call, Box::new(end.clone_handle()));
+                let task = tokio::spawn(async move {
+                    let Finished(outcome) = guarded(&path, deadline, running).await.unwrap_or_else(|status| Finished(Err(status)));
+                    drop(admission);
+                    report.finished(outcome.as_ref().err());
+                    end.send_trailers(match outcome {
+                        Ok(metadata) => Trailers::ok(metadata),
+                        Err(status) => Trailers::error(status),
+                    });
+                });
+                let task = AbortOnDrop(task.abort_handle());
+                match poll_fn(|cx| inbox.poll_head(cx)).await {
+                    Ok(head) => {
+                        let mut response = Response::new(Body::stream(inbox, task));
+                        *response.headers_mut() = http_fields::response_fields(&head);
+                        response
+                    }
+                    Err(trailers) => trailers_only(&trailers),
+                }
+            }
+        }
+    }
+}
+
+/// The call's place among the handlers that may run at once.
+struct Admission(Arc<AtomicUsize>);
+
+impl Admission {
+    fn try_new(service: &RouterService) -> Option<Self> {
+        let handlers = Arc::clone(&service.handlers);
+        if handlers.fetch_add(1, Ordering::Relaxed) >= service.options.max_handlers {
+            handlers.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(handlers))
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells the observers how a call ended.
+struct Report {
+    service: RouterService,
+    path: Arc<str>,
+    started: Instant,
+}
+
+impl Report {
+    fn finished(&self, status: Option<&Status>) {
+        if self.service.options.observers.is_empty() {
+            return;
+        }
+        let peer = self.service.peer.as_ref().map(ToString::to_string);
+        let call = FinishedCall::new(&self.path, status, self.started.elapsed(), peer.as_deref(), 1);
+        for observer in &self.service.options.observers {
+            observer.call_finished(&call);
+        }
+    }
+
+    fn refuse(&self, status: Status) -> Response<Body> {
+        self.finished(Some(&status));
+        let unsupported = status.code() == Code::Unimplemented;
+        let mut response = trailers_only(&Trailers::error(status));
+        if unsupported {
+            response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPT));
+        }
+        response
+    }
+}
+
+fn http_error(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn trailers_only(trailers: &Trailers) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let mut headers = http_fields::response_fields(&ResponseHead::default());
+    http_fields::append_trailers(&mut headers, trailers);
+    *response.headers_mut() = headers;
+    response
+}
+
+fn single_response(single: Single) -> Response<Body> {
+    let mut trailers = http::HeaderMap::with_capacity(2);
+    http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
+    let mut response = Response::new(Body::single(single.message, trailers));
+    let head = ResponseHead { encoding: single.encoding, metadata: single.metadata };
+    *response.headers_mut() = http_fields::response_fields(&head);
+    response
+}
+
+/// A request's body as the receiving half of a call.
+struct RequestBody<B>(B);
+
+impl<B> RecvHalf for RequestBody<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
+        loop {
+            return Poll::Ready(match Pin::new(&mut self.0).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => Ok(Event::End),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => Ok(Event::Data(data)),
+                    // A request has no trailers that mean anything.
+                    Err(_) => continue,
+                },
+                Poll::Ready(Some(Err(error))) => Err(StreamError::Lost(error.into())),
+            });
+        }
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for RouterService
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.respond(request).await) })
+    }
+}

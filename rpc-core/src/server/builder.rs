@@ -1,0 +1,205 @@
+//! Settings of a server: [`ServerBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::bound::{BoundServer, Listener, ServeError};
+use super::router::{Router, Service};
+use super::shutdown::ShutdownHook;
+use crate::client::CallObserver;
+use crate::wire::compression::Encoding;
+use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
+
+/// Serves services over HTTP/2.
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// Settings of a server.
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            router: Router::new(),
+            options: Options::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            max_connections: 10_000,
+            drain_timeout: Duration::from_secs(30),
+            hooks: Vec::new(),
+            health: None,
+        }
+    }
+}
+
+/// What every call of a server is subject to.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) max_concurrent_streams: u32,
+    pub(crate) max_handlers: usize,
+    pub(crate) receive_limit: usize,
+    pub(crate) compress: Encoding,
+    pub(crate) observers: Vec<Arc<dyn CallObserver>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 256,
+            max_handlers: usize::MAX >> 4,
+            receive_limit: DEFAULT_RECEIVE_LIMIT,
+            compress: Encoding::Identity,
+            observers: Vec::new(),
+        }
+    }
+}
+
+/// Settings of a server.
+///
+/// ```no_run
+/// # async fn example(service: rpc_core::server::Service) -> Result<(), Box<dyn std::error::Error>> {
+/// let server = rpc_core::Server::builder().add_service(service).bind("127.0.0.1:0").await?;
+/// println!("listening on {}", server.local_addr());
+/// server.serve_until_terminated().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct ServerBuilder {
+    pub(crate) router: Router,
+    pub(crate) options: Options,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::ServerTls>,
+    pub(crate) max_connections: usize,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) hooks: Vec<Box<dyn ShutdownHook>>,
+    pub(crate) health: Option<crate::health::Health>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+impl ServerBuilder {
+    /// Adds a service.
+    #[must_use]
+    pub fn add_service(mut self, service: impl Into<Service>) -> Self {
+        self.router = self.router.add_service(service);
+        self
+    }
+
+    /// Serves the services of a router, in place of those added before.
+    #[must_use]
+    pub fn router(mut self, router: Router) -> Self {
+        self.router = router;
+        self
+    }
+
+    /// Serves over TLS only.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: crate::ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Adds the health service; it says `NOT_SERVING` once the server is ending.
+    #[must_use]
+    pub fn health(mut self, health: crate::health::Health) -> Self {
+        self.router = self.router.add_service(health.service());
+        self.health = Some(health);
+        self
+    }
+
+    /// Adds an observer of finished calls.
+    #[must_use]
+    pub fn observer(mut self, observer: impl CallObserver) -> Self {
+        self.options.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// How responses are compressed when the client takes it; not at all by default.
+    #[must_use]
+    pub fn compress(mut self, encoding: Encoding) -> Self {
+        self.options.compress = encoding;
+        self
+    }
+
+    /// The most connections at once, 10,000 by default; more wait to be accepted.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// The most streams at once on one connection, 256 by default; a client queues more.
+    #[must_use]
+    pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
+        self.options.max_concurrent_streams = streams;
+        self
+    }
+
+    /// The most handlers at once on the whole server; a call past that is answered with
+    /// `RESOURCE_EXHAUSTED` before it is decoded. By default only the other limits hold.
+    #[must_use]
+    pub fn max_handlers(mut self, handlers: usize) -> Self {
+        self.options.max_handlers = handlers.min(usize::MAX >> 4);
+        self
+    }
+
+    /// The largest message to accept, before and after decompression; 4 MiB by default.
+    #[must_use]
+    pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
+        self.options.receive_limit = bytes;
+        self
+    }
+
+    /// How long open calls may go on once the server is ending; 30 s by default.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Adds what happens first when the server ends, such as leaving a registry.
+    #[must_use]
+    pub fn on_shutdown(mut self, hook: impl ShutdownHook) -> Self {
+        self.hooks.push(Box::new(hook));
+        self
+    }
+
+    /// Opens a socket at `host:port` or `unix:/path`.
+    ///
+    /// # Errors
+    /// When the address is none or cannot be listened on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future opens nothing.
+    pub async fn bind(self, address: impl AsRef<str>) -> Result<BoundServer, ServeError> {
+        let listener = Listener::bind(address.as_ref()).await?;
+        Ok(BoundServer::new(self, listener))
+    }
+
+    /// Serves on a socket that is open already.
+    ///
+    /// # Errors
+    /// When the socket has no local address.
+    pub fn listener(self, listener: TcpListener) -> Result<BoundServer, ServeError> {
+        let listener = Listener::tcp(listener)?;
+        Ok(BoundServer::new(self, listener))
+    }
+
+    /// Opens a socket and serves until the process ends.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the server abruptly.
+    pub async fn serve(self, address: impl AsRef<str>) -> Result<(), ServeError> {
+        self.bind(address).await?.serve().await
+    }
+}

@@ -1,0 +1,99 @@
+//! Handlers without their types, and what guards every one of them.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::request::PeerAddr;
+use crate::transport::stream::{RecvHalf, SendHalf};
+use crate::wire::compression::{Encoding, EncodingSet};
+use crate::{BoxFuture, Deadline, Metadata, Request, Status};
+
+/// A call on its way to a handler.
+pub(crate) struct IncomingCall {
+    pub(crate) path: Arc<str>,
+    pub(crate) metadata: Metadata,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) peer: Option<PeerAddr>,
+    pub(crate) encoding: Encoding,
+    pub(crate) accept: EncodingSet,
+    pub(crate) compress: Encoding,
+    pub(crate) limit: usize,
+    pub(crate) recv: Box<dyn RecvHalf>,
+}
+
+impl IncomingCall {
+    /// The encoding of the responses: the server's, if the client takes it.
+    pub(crate) fn response_encoding(&self) -> Encoding {
+        if self.accept.accepts(self.compress) { self.compress } else { Encoding::Identity }
+    }
+
+    pub(crate) fn into_request<T>(self, message: impl FnOnce(Box<dyn RecvHalf>) -> T) -> Request<T> {
+        let mut request = Request::new(message(self.recv));
+        request.metadata = self.metadata;
+        request.deadline = self.deadline;
+        request.peer = self.peer;
+        request
+    }
+}
+
+/// The one response of a unary or client-streaming call.
+pub(crate) struct Single {
+    pub(crate) metadata: Metadata,
+    pub(crate) encoding: Encoding,
+    pub(crate) message: Bytes,
+    pub(crate) trailers: Metadata,
+}
+
+/// How a streaming handler ended; made by [`SendStream::finish`](super::SendStream::finish).
+#[derive(Debug)]
+pub struct Finished(pub(crate) Result<Metadata, Status>);
+
+type SingleFn = dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
+type StreamingFn = dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;
+
+/// A handler of one method.
+#[derive(Clone)]
+pub(crate) enum Handler {
+    Single(Arc<SingleFn>),
+    Streaming(Arc<StreamingFn>),
+}
+
+/// Runs a handler under its deadline; a panic ends this call only.
+pub(crate) async fn guarded<T>(
+    path: &str,
+    deadline: Option<Deadline>,
+    handler: BoxFuture<'static, T>,
+) -> Result<T, Status> {
+    let handler = Deadline::scope(deadline, CatchPanic(handler));
+    let outcome = match deadline {
+        None => handler.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline.instant(), handler).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(Status::deadline_exceeded(format!("the handler of {path} did not end by the deadline"))),
+        },
+    };
+    outcome.map_err(|panic| {
+        let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(path, panic = message.unwrap_or("(not text)"), "a handler panicked");
+        Status::internal(format!("the handler of {path} panicked"))
+    })
+}
+
+struct CatchPanic<T>(BoxFuture<'static, T>);
+
+impl<T> Future for CatchPanic<T> {
+    type Output = std::thread::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // The future is dropped, never polled again, after a panic.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The responses of a streaming call: [`SendStream`].
+
+use std::fmt;
+use std::future::poll_fn;
+
+use super::handler::Finished;
+use crate::codec::Codec;
+use crate::transport::stream::SendHalf;
+use crate::wire::compression::Encoding;
+use crate::wire::head::ResponseHead;
+use crate::wire::message;
+use crate::{Metadata, Status};
+
+/// Where a handler puts the responses of a streaming call.
+///
+/// The head goes out with the first message or by [`send_headers`](Self::send_headers); a handler
+/// that fails before that answers with its status alone.
+pub struct SendStream<T> {
+    send: Box<dyn SendHalf>,
+    codec: Codec<T>,
+    encoding: Encoding,
+    metadata: Metadata,
+    trailers: Metadata,
+    head_sent: bool,
+}
+
+impl<T> fmt::Debug for SendStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendStream").field("head_sent", &self.head_sent).finish_non_exhaustive()
+    }
+}
+
+impl<T> SendStream<T> {
+    pub(crate) fn new(send: Box<dyn SendHalf>, codec: Codec<T>, encoding: Encoding) -> Self {
+        Self { send, codec, encoding, metadata: Metadata::new(), trailers: Metadata::new(), head_sent: false }
+    }
+
+    /// Waits for room, then encodes and queues a message whole.
+    ///
+    /// # Errors
+    /// `CANCELLED` when the client has gone.
+    ///
+    /// # Cancel safety
+    /// A cancelled send has sent nothing; the message is dropped. [`reserve`](Self::reserve) keeps it.
+    pub async fn send(&mut self, message: T) -> Result<(), Status> {
+        self.reserve().await?.send(message)
+    }
+
+    /// Waits for room for one message.
+    ///
+    /// # Errors
+    /// `CANCELLED` when the client has gone.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn reserve(&mut self) -> Result<ResponsePermit<'_, T>, Status> {
+        poll_fn(|cx| self.send.poll_ready(cx, 1)).await.map_err(|error| error.into_status())?;
+        Ok(ResponsePermit(self))
+    }
+
+    /// The metadata that goes out before the first message; later changes have no effect.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    /// The metadata that goes out after the last message.
+    pub fn trailers_mut(&mut self) -> &mut Metadata {
+        &mut self.trailers
+    }
+
+    /// Sends the head now, before there is a message.
+    pub fn send_headers(&mut self) {
+        if !std::mem::replace(&mut self.head_sent, true) {
+            let metadata = std::mem::take(&mut self.metadata);
+            self.send.send_head(ResponseHead { encoding: self.encoding, metadata });
+        }
+    }
+
+    /// Ends the responses with the handler's outcome; generated code calls it.
+    #[must_use]
+    pub fn finish(mut self, result: Result<(), Status>) -> Finished {
+        if result.is_ok() {
+            self.send_headers();
+        }
+        Finished(result.map(|()| self.trailers))
+    }
+}
+
+/// Room for one message.
+#[derive(Debug)]
+pub struct ResponsePermit<'a, T>(&'a mut SendStream<T>);
+
+impl<T> ResponsePermit<'_, T> {
+    /// Encodes and queues the message; does not wait.
+    ///
+    /// # Errors
+    /// `CANCELLED` when the client has gone.
+    pub fn send(self, message: T) -> Result<(), Status> {
+        let stream = self.0;
+        stream.send_headers();
+        let bytes = message::encode(stream.codec, &message, stream.encoding)?;
+        stream.send.send(bytes, false).map_err(|error| error.into_status())
+    }
+}

@@ -1,0 +1,337 @@
+//! The outcome of a call: [`Code`] and [`Status`].
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::Metadata;
+
+/// The status codes of gRPC.
+///
+/// Source: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// The call succeeded.
+    Ok = 0,
+    /// The caller cancelled the call.
+    Cancelled = 1,
+    /// An error that nothing more is known of.
+    Unknown = 2,
+    /// The request is wrong whatever the state of the system.
+    InvalidArgument = 3,
+    /// The deadline passed before the call completed.
+    DeadlineExceeded = 4,
+    /// A requested entity was not found.
+    NotFound = 5,
+    /// The entity to create exists.
+    AlreadyExists = 6,
+    /// The caller may not do this.
+    PermissionDenied = 7,
+    /// A quota, limit or other resource is used up.
+    ResourceExhausted = 8,
+    /// The system is not in the state that the call needs.
+    FailedPrecondition = 9,
+    /// The call was aborted, typically by a concurrency conflict.
+    Aborted = 10,
+    /// The call went past a valid range.
+    OutOfRange = 11,
+    /// The method is not implemented.
+    Unimplemented = 12,
+    /// An invariant of the system is broken.
+    Internal = 13,
+    /// The service cannot be reached now; trying again may help.
+    Unavailable = 14,
+    /// Unrecoverable loss or corruption of data.
+    DataLoss = 15,
+    /// The caller's credentials are missing or wrong.
+    Unauthenticated = 16,
+}
+
+impl Code {
+    /// The code of a number on the wire; a number that gRPC does not define is [`Code::Unknown`].
+    #[must_use]
+    pub const fn from_i32(value: i32) -> Self {
+        match value {
+            0 => Self::Ok,
+            1 => Self::Cancelled,
+            3 => Self::InvalidArgument,
+            4 => Self::DeadlineExceeded,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 => Self::PermissionDenied,
+            8 => Self::ResourceExhausted,
+            9 => Self::FailedPrecondition,
+            10 => Self::Aborted,
+            11 => Self::OutOfRange,
+            12 => Self::Unimplemented,
+            13 => Self::Internal,
+            14 => Self::Unavailable,
+            15 => Self::DataLoss,
+            16 => Self::Unauthenticated,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The name as the gRPC documents spell it, such as `DEADLINE_EXCEEDED`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Cancelled => "CANCELLED",
+            Self::Unknown => "UNKNOWN",
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::Aborted => "ABORTED",
+            Self::OutOfRange => "OUT_OF_RANGE",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Internal => "INTERNAL",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::DataLoss => "DATA_LOSS",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        const NUMBERS: [&str; 17] = [
+            "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15",
+            "16",
+        ];
+        NUMBERS[self as usize]
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a call failed: a [`Code`], a message, and where it happened.
+///
+/// One pointer wide, so that `Result<T, Status>` stays small. A client's status names the
+/// method, the endpoint and the attempt it came from, and keeps the cause as
+/// [`Error::source`].
+///
+/// ```
+/// use rpc_core::{Code, Status};
+/// let status = Status::not_found("no feature at 12,7");
+/// assert_eq!(status.code(), Code::NotFound);
+/// assert_eq!(status.to_string(), "NOT_FOUND: no feature at 12,7");
+/// ```
+#[derive(Clone)]
+pub struct Status(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    code: Code,
+    message: Cow<'static, str>,
+    details: Bytes,
+    metadata: Metadata,
+    origin: Origin,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+#[derive(Clone, Default)]
+struct Origin {
+    path: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
+    attempt: u32,
+}
+
+macro_rules! constructors {
+    ($($name:ident $code:ident),* $(,)?) => {$(
+        #[doc = concat!("A status with [`Code::", stringify!($code), "`].")]
+        #[must_use]
+        pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+            Self::new(Code::$code, message)
+        }
+    )*};
+}
+
+impl Status {
+    /// A status with a code and a message for people.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            message: message.into(),
+            details: Bytes::new(),
+            metadata: Metadata::new(),
+            origin: Origin::default(),
+            source: None,
+        }))
+    }
+
+    constructors! {
+        cancelled Cancelled, unknown Unknown, invalid_argument InvalidArgument,
+        deadline_exceeded DeadlineExceeded, not_found NotFound, already_exists AlreadyExists,
+        permission_denied PermissionDenied, resource_exhausted ResourceExhausted,
+        failed_precondition FailedPrecondition, aborted Aborted, out_of_range OutOfRange,
+        unimplemented Unimplemented, internal Internal, unavailable Unavailable,
+        data_loss DataLoss, unauthenticated Unauthenticated,
+    }
+
+    /// The code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The message for people; it crosses the wire percent-encoded as `grpc-message`.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The encoded `google.rpc.Status`, sent as `grpc-status-details-bin`; empty when there is none.
+    #[must_use]
+    pub fn details(&self) -> &Bytes {
+        &self.0.details
+    }
+
+    /// Sets the encoded `google.rpc.Status`.
+    #[must_use]
+    pub fn with_details(mut self, details: Bytes) -> Self {
+        self.0.details = details;
+        self
+    }
+
+    /// The metadata that came, or goes, with the status in the trailers.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    /// The metadata to change.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.0.metadata
+    }
+
+    /// Keeps the error that caused this status; it stays in this process.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.0.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// The endpoint that the failed attempt was sent to, on a client.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.0.origin.endpoint.as_deref()
+    }
+
+    /// Which attempt failed, from 1; 0 where no attempt was made.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.origin.attempt
+    }
+
+    /// The path of the method that was called, on a client.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.0.origin.path.as_deref()
+    }
+
+    pub(crate) fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.0.metadata = metadata;
+        self
+    }
+
+    pub(crate) fn with_path(mut self, path: &str) -> Self {
+        if self.0.origin.path.is_none() {
+            self.0.origin.path = Some(path.into());
+        }
+        self
+    }
+
+    pub(crate) fn with_attempt(mut self, endpoint: &Arc<str>, attempt: u32) -> Self {
+        self.0.origin.endpoint = Some(Arc::clone(endpoint));
+        self.0.origin.attempt = attempt;
+        self
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)?;
+        let origin = &self.0.origin;
+        if let Some(path) = &origin.path {
+            write!(f, " (method {path}")?;
+            if let Some(endpoint) = &origin.endpoint {
+                write!(f, ", endpoint {endpoint}")?;
+            }
+            if origin.attempt > 0 {
+                write!(f, ", attempt {}", origin.attempt)?;
+            }
+            f.write_str(")")?;
+        }
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Status")
+            .field("code", &self.0.code)
+            .field("message", &self.0.message)
+            .field("path", &self.0.origin.path)
+            .field("endpoint", &self.0.origin.endpoint)
+            .field("attempt", &self.0.origin.attempt)
+            .field("metadata", &self.0.metadata)
+            .field("source", &self.0.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Error for Status {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_one_pointer_wide() {
+        assert_eq!(size_of::<Status>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<(), Status>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn codes_survive_the_wire() {
+        for number in 0..17 {
+            let code = Code::from_i32(number);
+            assert_eq!(code as i32, number);
+            assert_eq!(code.as_str(), number.to_string());
+        }
+        assert_eq!(Code::from_i32(99), Code::Unknown);
+        assert_eq!(Code::from_i32(-1), Code::Unknown);
+    }
+
+    #[test]
+    fn display_names_method_endpoint_attempt_and_cause() {
+        let status = Status::unavailable("connection refused")
+            .with_source(std::io::Error::from_raw_os_error(111))
+            .with_path("/a.B/C")
+            .with_attempt(&"127.0.0.1:9".into(), 2);
+        let text = status.to_string();
+        for part in ["UNAVAILABLE", "/a.B/C", "127.0.0.1:9", "attempt 2", "os error 111"] {
+            assert!(text.contains(part), "{part} missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Streams of messages.
+
+mod recv;
+
+pub use recv::RecvStream;

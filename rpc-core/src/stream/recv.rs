@@ -1,0 +1,284 @@
+//! The receiving half of a call: [`RecvStream`].
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use crate::client::OpenedRecv;
+use crate::codec::Codec;
+use crate::transport::stream::{Event, RecvHalf};
+use crate::wire::compression::Encoding;
+use crate::wire::message::{self, MessageDecoder};
+use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
+
+/// The messages that arrive in a call: requests in a handler, responses at a client.
+///
+/// Dropping it before the end cancels the call on a client.
+pub struct RecvStream<T> {
+    codec: Codec<T>,
+    decoder: MessageDecoder,
+    source: Source,
+    deadline: Option<Pin<Box<Sleep>>>,
+    headers: Option<Metadata>,
+    trailers: Option<Metadata>,
+    delivered: bool,
+}
+
+enum Source {
+    Server(Box<dyn RecvHalf>),
+    Starting(oneshot::Receiver<Result<OpenedRecv, Status>>),
+    Open(Box<OpenedRecv>),
+    /// Another attempt is being made because the last one failed before it delivered a message.
+    Again(BoxFuture<'static, Result<OpenedRecv, Status>>),
+    Failed(Status),
+    Done,
+}
+
+impl<T> fmt::Debug for RecvStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvStream").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl<T> RecvStream<T> {
+    pub(crate) fn server(recv: Box<dyn RecvHalf>, codec: Codec<T>, encoding: Encoding, limit: usize) -> Self {
+        Self::new(Source::Server(recv), codec, MessageDecoder::new(encoding, limit), None)
+    }
+
+    pub(crate) fn client(
+        started: oneshot::Receiver<Result<OpenedRecv, Status>>,
+        codec: Codec<T>,
+        limit: usize,
+        deadline: Option<Deadline>,
+    ) -> Self {
+        let decoder = MessageDecoder::new(Encoding::Identity, limit);
+        Self::new(Source::Starting(started), codec, decoder, deadline)
+    }
+
+    /// A stream of a call that could not be started.
+    pub(crate) fn failed(codec: Codec<T>, status: Status) -> Self {
+        Self::new(Source::Failed(status), codec, MessageDecoder::new(Encoding::Identity, 0), None)
+    }
+
+    fn new(source: Source, codec: Codec<T>, decoder: MessageDecoder, deadline: Option<Deadline>) -> Self {
+        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
+        Self { codec, decoder, source, deadline, headers: None, trailers: None, delivered: false }
+    }
+
+    /// The next message; nothing when the peer has ended its stream with success.
+    ///
+    /// # Errors
+    /// On a client the status of the call; the first call reports a failure to start. In a
+    /// handler `CANCELLED` when the client has gone, `INTERNAL` or `RESOURCE_EXHAUSTED` for a
+    /// message that cannot be taken.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no message is lost.
+    pub async fn recv(&mut self) -> Result<Option<T>, Status> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The metadata that the server sent before its first message; a client waits for it.
+    ///
+    /// # Errors
+    /// The status of the call when it ended without a head.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn headers(&mut self) -> Result<&Metadata, Status> {
+        while self.headers.is_none() {
+            match poll_fn(|cx| self.poll_event(cx)).await? {
+                true => {}
+                false => break,
+            }
+        }
+        Ok(self.headers.get_or_insert_default())
+    }
+
+    /// The metadata after the last message, once the stream has ended with success.
+    #[must_use]
+    pub fn trailers(&self) -> Option<&Metadata> {
+        self.trailers.as_ref()
+    }
+
+    /// [`recv`](Self::recv) for those who poll.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
+        loop {
+            match self.decoder.next().and_then(|bytes| bytes.map(|bytes| message::decode(self.codec, bytes)).transpose()) {
+                Ok(Some(message)) => {
+                    self.delivered = true;
+                    return Poll::Ready(Ok(Some(message)));
+                }
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Err(self.fail(status))),
+            }
+            match self.poll_event(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(status)) => return Poll::Ready(Err(status)),
+            }
+        }
+    }
+
+    pub(crate) fn into_response(self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        response.metadata = self.headers.unwrap_or_default();
+        response.trailers = self.trailers.unwrap_or_default();
+        response
+    }
+
+    /// Takes one event in; false when the stream has ended with success.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
+        loop {
+            let opened = match &mut self.source {
+                Source::Done => return Poll::Ready(Ok(false)),
+                Source::Failed(status) => return Poll::Ready(Err(status.clone())),
+                Source::Server(recv) => {
+                    let event = match recv.poll_recv(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(event) => event,
+                    };
+                    return Poll::Ready(match event {
+                        Ok(Event::Data(data)) => {
+                            self.decoder.push(data);
+                            Ok(true)
+                        }
+                        Ok(_) => match self.decoder.finish() {
+                            Ok(()) => {
+                                self.source = Source::Done;
+                                Ok(false)
+                            }
+                            Err(status) => Err(self.fail(status)),
+                        },
+                        Err(error) => {
+                            let status = Status::cancelled("the client ended the call").with_source(error.into_status());
+                            Err(self.fail(status))
+                        }
+                    });
+                }
+                Source::Starting(started) => match Pin::new(started).poll(cx) {
+                    Poll::Pending => None,
+                    Poll::Ready(Ok(opened)) => Some(opened),
+                    Poll::Ready(Err(_)) => Some(Err(Status::cancelled("the call ended before it had started"))),
+                },
+                Source::Again(again) => match again.as_mut().poll(cx) {
+                    Poll::Pending => None,
+                    Poll::Ready(opened) => Some(opened),
+                },
+                Source::Open(opened) => match opened.recv.poll_recv(cx) {
+                    Poll::Pending => None,
+                    Poll::Ready(event) => {
+                        match self.client_event(event) {
+                            Some(outcome) => return Poll::Ready(outcome),
+                            None => continue,
+                        }
+                    }
+                },
+            };
+            match opened {
+                Some(Ok(opened)) => self.source = Source::Open(Box::new(opened)),
+                Some(Err(status)) => return Poll::Ready(Err(self.fail(status))),
+                None => return self.poll_deadline(cx),
+            }
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
+        let Some(sleep) = &mut self.deadline else { return Poll::Pending };
+        if sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let status = match &self.source {
+            Source::Open(opened) => opened.plan.expired(),
+            _ => Status::deadline_exceeded("the call did not end by its deadline"),
+        };
+        Poll::Ready(Err(self.fail(status)))
+    }
+
+    /// Takes in what arrived; nothing when another attempt is made instead.
+    fn client_event(
+        &mut self,
+        event: Result<Event, crate::transport::stream::StreamError>,
+    ) -> Option<Result<bool, Status>> {
+        let failed = match event {
+            Ok(Event::Head(head)) => {
+                self.headers = Some(head.metadata);
+                self.decoder.set_encoding(head.encoding);
+                return Some(Ok(true));
+            }
+            Ok(Event::Data(data)) => {
+                self.decoder.push(data);
+                return Some(Ok(true));
+            }
+            Ok(Event::Trailers(trailers)) => match trailers.into_result() {
+                Ok(trailers) => {
+                    return Some(match self.decoder.finish() {
+                        Ok(()) => {
+                            self.trailers = Some(trailers);
+                            self.end(None);
+                            Ok(false)
+                        }
+                        Err(status) => Err(self.fail(status)),
+                    });
+                }
+                Err(status) => status.into(),
+            },
+            Ok(Event::End) => Status::unknown("the server ended the call without a grpc-status").into(),
+            Err(error) => crate::client::Failed::from(error),
+        };
+        let source = std::mem::replace(&mut self.source, Source::Done);
+        let Source::Open(opened) = source else { return Some(Err(failed.status)) };
+        let OpenedRecv { mut plan, mut guard, send, recv } = *opened;
+        guard.end(failed.status.code());
+        drop(guard);
+        // Only a call whose whole request is at hand can be made again.
+        if send.is_none() || self.delivered || self.headers.is_some() {
+            let status = plan.annotated(failed.status);
+            plan.report(Some(&status));
+            self.source = Source::Failed(status.clone());
+            return Some(Err(status));
+        }
+        drop(recv);
+        self.source = Source::Again(Box::pin(async move {
+            let again = match plan.after(failed).await {
+                Ok(()) => plan.open().await,
+                Err(status) => Err(status),
+            };
+            match again {
+                Ok(halves) => Ok(OpenedRecv { plan, recv: halves.recv, guard: halves.guard, send: Some(halves.send) }),
+                Err(status) => {
+                    plan.report(Some(&status));
+                    Err(status)
+                }
+            }
+        }));
+        None
+    }
+
+    /// Ends the stream with a failure and gives it back.
+    fn fail(&mut self, status: Status) -> Status {
+        let status = match &self.source {
+            Source::Open(opened) => opened.plan.annotated(status),
+            _ => status,
+        };
+        self.end(Some(&status));
+        self.source = Source::Failed(status.clone());
+        status
+    }
+
+    fn end(&mut self, status: Option<&Status>) {
+        if let Source::Open(opened) = &mut self.source {
+            opened.guard.end(status.map_or(Code::Ok, Status::code));
+            opened.plan.report(status);
+        }
+        self.source = Source::Done;
+    }
+}

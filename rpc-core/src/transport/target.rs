@@ -1,0 +1,125 @@
+//! What a channel's URI says, and how its endpoints are dialed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connector::Connector;
+use super::h2_client::{self, Connection};
+use crate::Status;
+use crate::client::{Address, Endpoint};
+
+/// A parsed `http://`, `https://` or `unix:` target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) secure: bool,
+}
+
+impl Target {
+    pub(crate) fn parse(uri: &str) -> Result<Self, Status> {
+        let invalid = |why: String| {
+            Status::invalid_argument(format!(
+                "the target {uri:?} cannot be used: {why}; write http://host:port, https://host:port or unix:/path"
+            ))
+        };
+        if uri.starts_with("unix:") {
+            let address = uri.parse().map_err(|error| invalid(format!("{error}")))?;
+            return Ok(Self { address, secure: false });
+        }
+        let (scheme, rest) = uri.split_once("://").ok_or_else(|| invalid("there is no scheme".to_owned()))?;
+        let (secure, default_port) = match scheme {
+            "http" => (false, 80),
+            "https" => (true, 443),
+            other => return Err(invalid(format!("the scheme {other:?} needs a resolver"))),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('/') {
+            return Err(invalid("a path has no meaning here".to_owned()));
+        }
+        let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let text = if has_port { rest.to_owned() } else { format!("{rest}:{default_port}") };
+        let address = text.parse().map_err(|error| invalid(format!("{error}")))?;
+        Ok(Self { address, secure })
+    }
+}
+
+/// Opens connections for one channel.
+pub(crate) struct Dialer {
+    pub(crate) connector: Arc<dyn Connector>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<super::tls::ClientTls>,
+    pub(crate) authority: Option<String>,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl Dialer {
+    /// Opens one connection: socket, TLS, HTTP/2.
+    pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Status> {
+        let address = &endpoint.address;
+        match tokio::time::timeout(self.connect_timeout, self.open(address)).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::unavailable(format!(
+                "connecting to {address} took longer than {:?}",
+                self.connect_timeout
+            ))),
+        }
+    }
+
+    async fn open(&self, address: &Address) -> Result<Connection, Status> {
+        let failed = |what: &str, error: std::io::Error| {
+            Status::unavailable(format!("{what} {address} failed")).with_source(error)
+        };
+        let io = self.connector.connect(address).await.map_err(|error| failed("connecting to", error))?;
+        let authority = match (&self.authority, address) {
+            (Some(authority), _) => authority.clone(),
+            (None, Address::Tcp { .. }) => address.to_string(),
+            (None, _) => "localhost".to_owned(),
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let host = match address {
+                Address::Tcp { host, .. } => host,
+                _ => "localhost",
+            };
+            let io = tls.connect(host, io).await.map_err(|error| failed("the TLS handshake with", error))?;
+            return h2_client::connect(io, &authority, true)
+                .await
+                .map_err(|error| failed("opening HTTP/2 over TLS with", error));
+        }
+        h2_client::connect(io, &authority, false).await.map_err(|error| failed("opening HTTP/2 with", error))
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        for (uri, address, secure) in [
+            ("http://127.0.0.1:50051", "127.0.0.1:50051", false),
+            ("http://localhost/", "localhost:80", false),
+            ("https://example.com", "example.com:443", true),
+            ("https://[::1]:1", "[::1]:1", true),
+            ("http://[::1]", "[::1]:80", false),
+            ("unix:/tmp/s", "unix:/tmp/s", false),
+        ] {
+            let target = Target::parse(uri).unwrap();
+            assert_eq!((target.address.to_string().as_str(), target.secure), (address, secure), "{uri}");
+        }
+    }
+
+    #[test]
+    fn bad_targets_are_named() {
+        for uri in ["", "127.0.0.1:1", "ftp://a:1", "http://", "http://a:x", "http://a:1/path", "http://a b:1"] {
+            let status = Target::parse(uri).unwrap_err();
+            assert!(status.message().contains(&format!("{uri:?}")), "{status}");
+        }
+    }
+}

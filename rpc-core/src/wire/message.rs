@@ -1,0 +1,220 @@
+//! Length-prefixed messages: one flag byte, four length bytes, the message.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::compression::{self, Encoding};
+use crate::codec::Codec;
+use crate::{Code, Status};
+
+pub(crate) const PREFIX: usize = 5;
+/// What a receiver takes unless it is told otherwise.
+pub(crate) const DEFAULT_RECEIVE_LIMIT: usize = 4 * 1024 * 1024;
+/// Messages below this size do not get smaller by compression.
+const COMPRESS_FROM: usize = 256;
+
+/// Encodes a message with its prefix.
+pub(crate) fn encode<T>(codec: Codec<T>, message: &T, encoding: Encoding) -> Result<Bytes, Status> {
+    let mut buffer = BytesMut::with_capacity(128);
+    buffer.put_bytes(0, PREFIX);
+    (codec.encode)(message, &mut buffer);
+    if encoding != Encoding::Identity && buffer.len() >= COMPRESS_FROM
+        && let Some(packed) = compression::compress(encoding, &buffer[PREFIX..])
+    {
+        buffer.truncate(PREFIX);
+        buffer.extend_from_slice(&packed);
+        buffer[0] = 1;
+    }
+    let length = u32::try_from(buffer.len() - PREFIX)
+        .map_err(|_| Status::resource_exhausted("a message of 4 GiB or more cannot be sent"))?;
+    buffer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(buffer.freeze())
+}
+
+/// Cuts a stream of chunks into messages; a message inside one chunk is not copied.
+#[derive(Debug)]
+pub(crate) struct MessageDecoder {
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    header: Option<(bool, usize)>,
+    encoding: Encoding,
+    limit: usize,
+}
+
+impl MessageDecoder {
+    pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { chunks: VecDeque::new(), buffered: 0, header: None, encoding, limit }
+    }
+
+    pub(crate) fn set_encoding(&mut self, encoding: Encoding) {
+        self.encoding = encoding;
+    }
+
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.buffered += chunk.len();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// The next whole message, decompressed.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let (compressed, length) = match self.header {
+            Some(header) => header,
+            None => {
+                if self.buffered < PREFIX {
+                    return Ok(None);
+                }
+                let mut prefix = self.take(PREFIX);
+                let flag = prefix.get_u8();
+                let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
+                if flag > 1 {
+                    return Err(Status::internal(format!(
+                        "a message starts with the flag byte {flag}; only 0 and 1 are defined"
+                    )));
+                }
+                if length > self.limit {
+                    return Err(Status::resource_exhausted(format!(
+                        "a message of {length} bytes is larger than the limit of {} bytes",
+                        self.limit
+                    )));
+                }
+                if flag == 1 && self.encoding == Encoding::Identity {
+                    return Err(Status::internal(
+                        "a message is marked as compressed, and the call has no grpc-encoding",
+                    ));
+                }
+                *self.header.insert((flag == 1, length))
+            }
+        };
+        if self.buffered < length {
+            return Ok(None);
+        }
+        self.header = None;
+        let message = self.take(length);
+        if compressed {
+            compression::decompress(self.encoding, &message, self.limit).map(Some)
+        } else {
+            Ok(Some(message))
+        }
+    }
+
+    /// The stream is over: an error when that is in the middle of a message.
+    pub(crate) fn finish(&self) -> Result<(), Status> {
+        if self.buffered == 0 && self.header.is_none() {
+            return Ok(());
+        }
+        Err(Status::internal("the stream ended in the middle of a message"))
+    }
+
+    fn take(&mut self, length: usize) -> Bytes {
+        self.buffered -= length;
+        if length == 0 {
+            return Bytes::new();
+        }
+        if let Some(front) = self.chunks.front_mut() {
+            if front.len() > length {
+                return front.split_to(length);
+            }
+            if front.len() == length {
+                return self.chunks.pop_front().unwrap_or_default();
+            }
+        }
+        let mut message = BytesMut::with_capacity(length);
+        while message.len() < length {
+            let Some(front) = self.chunks.front_mut() else { break };
+            let part = front.len().min(length - message.len());
+            message.extend_from_slice(&front.split_to(part));
+            if front.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        message.freeze()
+    }
+}
+
+/// Decodes one message by its codec.
+pub(crate) fn decode<T>(codec: Codec<T>, bytes: Bytes) -> Result<T, Status> {
+    let length = bytes.len();
+    (codec.decode)(bytes).map_err(|error| {
+        Status::new(Code::Internal, format!("a message of {length} bytes does not decode as {}: {error}", codec.name()))
+            .with_source(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(message: &[u8]) -> Bytes {
+        encode(Codec::raw(), &Bytes::copy_from_slice(message), Encoding::Identity).unwrap()
+    }
+
+    #[test]
+    fn messages_come_out_whole_however_they_are_cut() {
+        let messages: [&[u8]; 4] = [b"", b"a", &[9; 1000], b"tail"];
+        let stream: Vec<u8> = messages.iter().flat_map(|message| framed(message).to_vec()).collect();
+        for size in [1, 2, 3, 4, 5, 6, 7, 100, 1005, stream.len()] {
+            let mut decoder = MessageDecoder::new(Encoding::Identity, 1000);
+            let mut out = Vec::new();
+            for chunk in stream.chunks(size) {
+                decoder.push(Bytes::copy_from_slice(chunk));
+                while let Some(message) = decoder.next().unwrap() {
+                    out.push(message);
+                }
+            }
+            assert_eq!(out, messages, "chunks of {size}");
+            assert!(decoder.finish().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_message_inside_one_chunk_is_not_copied() {
+        let chunk = framed(&[1; 100]);
+        let mut decoder = MessageDecoder::new(Encoding::Identity, 1000);
+        decoder.push(chunk.clone());
+        let message = decoder.next().unwrap().unwrap();
+        assert_eq!(message.as_ptr(), chunk[PREFIX..].as_ptr());
+    }
+
+    #[test]
+    fn an_announced_length_past_the_limit_is_refused_before_any_byte_of_it() {
+        let mut decoder = MessageDecoder::new(Encoding::Identity, 10);
+        decoder.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
+        assert_eq!(decoder.next().unwrap_err().code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn bad_flags_are_internal() {
+        for flag in [1, 2, 255] {
+            let mut decoder = MessageDecoder::new(Encoding::Identity, 10);
+            decoder.push(Bytes::copy_from_slice(&[flag, 0, 0, 0, 0]));
+            assert_eq!(decoder.next().unwrap_err().code(), Code::Internal);
+        }
+    }
+
+    #[test]
+    fn an_end_mid_message_is_internal() {
+        for cut in 1..7 {
+            let mut decoder = MessageDecoder::new(Encoding::Identity, 10);
+            decoder.push(framed(b"abc").slice(..cut));
+            assert_eq!(decoder.next().unwrap(), None);
+            assert_eq!(decoder.finish().unwrap_err().code(), Code::Internal);
+        }
+    }
+
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn compression_is_per_message() {
+        let large = Bytes::from(vec![3u8; 10_000]);
+        let small = Bytes::from_static(b"small");
+        let mut decoder = MessageDecoder::new(Encoding::Gzip, 10_000);
+        let packed = encode(Codec::raw(), &large, Encoding::Gzip).unwrap();
+        assert!(packed.len() < 200 && packed[0] == 1);
+        decoder.push(packed);
+        decoder.push(encode(Codec::raw(), &small, Encoding::Gzip).unwrap());
+        assert_eq!(decoder.next().unwrap().unwrap(), large);
+        assert_eq!(decoder.next().unwrap().unwrap(), small);
+    }
+}

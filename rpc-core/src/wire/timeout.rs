@@ -1,0 +1,95 @@
+//! `grpc-timeout`: at most eight digits and a unit.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Parses `TimeoutValue TimeoutUnit`; nothing when it is not one.
+pub(crate) fn parse(value: &[u8]) -> Option<Duration> {
+    let (&unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let amount = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Formats in the finest unit that fits in eight digits, rounded up so that a server never gives up first.
+pub(crate) fn format(timeout: Duration) -> String {
+    let units: [(u128, char); 6] = [
+        (1, 'n'),
+        (1_000, 'u'),
+        (1_000_000, 'm'),
+        (1_000_000_000, 'S'),
+        (60_000_000_000, 'M'),
+        (3_600_000_000_000, 'H'),
+    ];
+    let nanoseconds = timeout.as_nanos();
+    let mut text = String::with_capacity(9);
+    for (unit, letter) in units {
+        let amount = nanoseconds.div_ceil(unit);
+        if amount < 100_000_000 {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{amount}{letter}");
+            return text;
+        }
+    }
+    text.push_str("99999999H");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_parses() {
+        for (text, duration) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("6n", Duration::from_nanos(6)),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+            ("0n", Duration::ZERO),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Some(duration), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "S", "1", "-1S", "+1S", "1.5S", "123456789S", "1s", "1 S", "S1", "\u{661}S"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn formatting_never_shortens_and_loses_little() {
+        for duration in [
+            Duration::ZERO,
+            Duration::from_nanos(99_999_999),
+            Duration::from_nanos(100_000_001),
+            Duration::from_millis(200),
+            Duration::from_secs(86_400),
+            Duration::from_secs(u64::from(u32::MAX)),
+            Duration::MAX,
+        ] {
+            let text = format(duration);
+            assert!(text.len() <= 9, "{text}");
+            let back = parse(text.as_bytes()).unwrap();
+            if duration < Duration::from_secs(1 << 40) && text != "99999999H" {
+                assert!(back >= duration);
+                assert!(back.as_secs_f64() <= duration.as_secs_f64() * 1.000_1 + 1e-9, "{duration:?} {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+use std::time::Duration;
+
+use rpc_core::health::{CHECK, Health, HealthCheckRequest, ServingStatus, WATCH};
+use rpc_core::{Channel, Code, Request, Server};
+use rpc_testkit::proto::{Message, TestClient, TestServer};
+use rpc_testkit::{TestService, run, serve};
+
+#[tokio::test]
+async fn a_refused_port_names_the_endpoint_and_the_cause() {
+    let status = Channel::connect("http://127.0.0.1:1").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let text = status.to_string();
+    assert!(text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
+}
+
+#[tokio::test]
+async fn an_unresolvable_name_is_named() {
+    let status = Channel::connect("http://does-not-exist.invalid:80").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.to_string().contains("does-not-exist.invalid"), "{status}");
+}
+
+#[tokio::test]
+async fn a_plaintext_server_behind_https_is_an_error_of_the_handshake() {
+    let server = serve().await;
+    let roots = rpc_core::ClientTls::from_root_pem(certificate().cert.pem()).unwrap();
+    let target = server.uri.replace("http://", "https://");
+    let status = Channel::builder().tls(roots).connect(&target).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.to_string().contains("TLS handshake"), "{status}");
+}
+
+fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap()
+}
+
+#[tokio::test]
+async fn tls_with_a_root_of_ones_own() {
+    let key = certificate();
+    let tls = rpc_core::ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem()).unwrap();
+    let server = Server::builder().add_service(TestServer::new(TestService::default())).tls(tls).bind("127.0.0.1:0").await.unwrap();
+    let server = run(server);
+    assert!(server.uri.starts_with("https://"));
+    let roots = rpc_core::ClientTls::from_root_pem(key.cert.pem()).unwrap();
+    let channel = Channel::builder().tls(roots).connect(&server.uri).await.unwrap();
+    assert!(TestClient::new(channel).echo(Message::default()).await.is_ok());
+    let strangers = rpc_core::ClientTls::from_root_pem(certificate().cert.pem()).unwrap();
+    let status = Channel::builder().tls(strangers).connect(&server.uri).await.unwrap_err();
+    assert!(status.to_string().contains("certificate"), "{status}");
+}
+
+#[tokio::test]
+async fn a_unix_socket() {
+    let path = std::env::temp_dir().join(format!("rpc-core-test-{}.sock", std::process::id()));
+    let target = format!("unix:{}", path.display());
+    let server = Server::builder().add_service(TestServer::new(TestService::default())).bind(&target).await.unwrap();
+    let server = run(server);
+    let client = TestClient::new(Channel::connect(&target).await.unwrap());
+    assert!(client.echo(Message::default()).await.is_ok());
+    server.shutdown.shutdown();
+    server.task.await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn shutdown_lets_open_calls_end() {
+    let server = serve().await;
+    let client = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+    let (mut requests, mut responses) = client.chat(());
+    requests.send(Message::default()).await.unwrap();
+    assert!(responses.recv().await.unwrap().is_some());
+    server.shutdown.shutdown();
+    // The socket is closed to newcomers once draining has begun.
+    let target = server.uri.clone();
+    while Channel::connect(&target).await.is_ok() {}
+    for number in 0..10 {
+        requests.send(Message { number, ..Message::default() }).await.unwrap();
+        assert_eq!(responses.recv().await.unwrap().unwrap().number, number);
+    }
+    requests.finish().await.unwrap();
+    assert_eq!(responses.recv().await.unwrap(), None);
+    tokio::time::timeout(Duration::from_secs(10), server.task).await.expect("drained").unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_finds_a_server_that_comes_back() {
+    let server = serve().await;
+    let address = server.uri.trim_start_matches("http://").to_owned();
+    let client = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+    assert!(client.echo(Message::default()).await.is_ok());
+    server.shutdown.shutdown();
+    server.task.await.unwrap();
+    let status = loop {
+        match client.echo(Message::default()).await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable);
+    let again = Server::builder().add_service(TestServer::new(TestService::default())).bind(&address).await.unwrap();
+    let _again = run(again);
+    let request = Request::new(Message::default()).with_wait_for_ready().with_timeout(Duration::from_secs(20));
+    assert!(client.echo(request).await.is_ok());
+}
+
+#[tokio::test]
+async fn health_is_told_and_ends_with_the_server() {
+    let health = Health::new();
+    health.set("a", ServingStatus::NotServing);
+    let server = run(Server::builder().health(health.clone()).bind("127.0.0.1:0").await.unwrap());
+    let channel = Channel::connect(&server.uri).await.unwrap();
+    let check = async |service: &str| {
+        let request = Request::new(HealthCheckRequest { service: service.to_owned() });
+        channel.unary(&CHECK, request).await.map(|response| response.into_inner().status())
+    };
+    assert_eq!(check("").await.unwrap(), ServingStatus::Serving);
+    assert_eq!(check("a").await.unwrap(), ServingStatus::NotServing);
+    assert_eq!(check("b").await.unwrap_err().code(), Code::NotFound);
+    let mut watch = channel.server_streaming(&WATCH, Request::new(HealthCheckRequest { service: "b".to_owned() }));
+    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    health.set("b", ServingStatus::Serving);
+    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    server.shutdown.shutdown();
+    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn handlers_past_the_cap_are_refused_before_they_run() {
+    let server = Server::builder().add_service(TestServer::new(TestService::default())).max_handlers(0).bind("127.0.0.1:0").await.unwrap();
+    let server = run(server);
+    let client = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+    assert_eq!(client.echo(Message::default()).await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_http2_server_is_found_out_when_connecting() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(stream.write_all(b"SSH-2.0-OpenSSH_9\r\n").await);
+        }
+    });
+    let status = Channel::connect(&target).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.to_string().contains("HTTP/2"), "{status}");
+}

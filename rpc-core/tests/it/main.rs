@@ -1,0 +1,7 @@
+//! Calls over real sockets.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod bad_input;
+mod calls;
+mod lifecycle;
+mod streams;
