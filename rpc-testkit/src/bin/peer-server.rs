@@ -1,0 +1,21 @@
+//! The test service and health for a foreign client; prints its port.
+use rpc_core::health::Health;
+use rpc_core::{Encoding, Server};
+use rpc_testkit::TestService;
+use rpc_testkit::proto::TestServer;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .health(Health::new())
+        .compress(Encoding::Gzip);
+    let server = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [chain, key] => server.tls(rpc_core::ServerTls::from_files(chain, key)?),
+        _ => server,
+    };
+    let server = server.bind("127.0.0.1:0").await?;
+    println!("{}", server.local_addr().port());
+    server.serve_until_terminated().await?;
+    Ok(())
+}
