@@ -51,10 +51,21 @@ impl Builder {
     #[must_use]
     pub fn new() -> Self {
         let mut config = prost_build::Config::new();
-        config.prost_path("::rpc_core::prost").prost_types_path("::rpc_core::prost_types").enable_type_names();
+        config
+            .prost_path("::rpc_core::prost")
+            .prost_types_path("::rpc_core::prost_types")
+            .enable_type_names();
         // Descriptors stay as the files have them: only the text of comments is for rustdoc.
         config.format(true);
-        Self { config, sides: Sides { client: true, server: true }, descriptor_set: None, emit_rerun: true }
+        Self {
+            config,
+            sides: Sides {
+                client: true,
+                server: true,
+            },
+            descriptor_set: None,
+            emit_rerun: true,
+        }
     }
 
     /// Uses existing Rust types for a protobuf path, such as `.google.type` → `::my_types`.
@@ -95,14 +106,20 @@ impl Builder {
     /// Generates no servers.
     #[must_use]
     pub fn client_only(mut self) -> Self {
-        self.sides = Sides { client: true, server: false };
+        self.sides = Sides {
+            client: true,
+            server: false,
+        };
         self
     }
 
     /// Generates no clients.
     #[must_use]
     pub fn server_only(mut self) -> Self {
-        self.sides = Sides { client: false, server: true };
+        self.sides = Sides {
+            client: false,
+            server: true,
+        };
         self
     }
 
@@ -118,19 +135,33 @@ impl Builder {
     ///
     /// # Errors
     /// As [`compile`](crate::compile).
-    pub fn compile(mut self, protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
+    pub fn compile(
+        mut self,
+        protos: &[impl AsRef<Path>],
+        includes: &[impl AsRef<Path>],
+    ) -> Result<(), Error> {
         let descriptors = self.descriptors(protos, includes)?;
         if let Some(path) = &self.descriptor_set {
             use prost::Message as _;
-            std::fs::write(path, descriptors.encode_to_vec())
-                .map_err(|error| Error { message: format!("writing {}: {error}", path.display()) })?;
+            std::fs::write(path, descriptors.encode_to_vec()).map_err(|error| Error {
+                message: format!("writing {}: {error}", path.display()),
+            })?;
         }
         let taken = naming::taken(&descriptors);
-        self.config.service_generator(Box::new(Generator { sides: self.sides, taken }));
-        self.config.compile_fds(descriptors).map_err(|error| Error { message: format!("generating code: {error}") })
+        self.config.service_generator(Box::new(Generator {
+            sides: self.sides,
+            taken,
+        }));
+        self.config.compile_fds(descriptors).map_err(|error| Error {
+            message: format!("generating code: {error}"),
+        })
     }
 
-    fn descriptors(&self, protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<FileDescriptorSet, Error> {
+    fn descriptors(
+        &self,
+        protos: &[impl AsRef<Path>],
+        includes: &[impl AsRef<Path>],
+    ) -> Result<FileDescriptorSet, Error> {
         let mut compiler = protox::Compiler::new(includes).map_err(|error| broken(&error))?;
         compiler.include_source_info(true).include_imports(true);
         for proto in protos {
@@ -149,5 +180,7 @@ impl Builder {
 
 /// `Debug` of a protox error is the reason with file, line and column.
 fn broken(error: &protox::Error) -> Error {
-    Error { message: format!("{error:?}") }
+    Error {
+        message: format!("{error:?}"),
+    }
 }

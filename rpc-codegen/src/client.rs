@@ -6,7 +6,12 @@ use quote::{format_ident, quote};
 use crate::model::{Kind, Method, Service};
 
 pub(crate) fn generate(service: &Service) -> TokenStream {
-    let Service { name, full_name, methods_module, .. } = service;
+    let Service {
+        name,
+        full_name,
+        methods_module,
+        ..
+    } = service;
     let client = format_ident!("{name}Client");
     let client_docs = format!(" Calls `{full_name}`; cheap to clone.");
     let functions = service.methods.iter().map(|method| {

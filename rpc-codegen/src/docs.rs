@@ -6,7 +6,12 @@ use quote::quote;
 
 /// The leading comment, made safe: nothing in it becomes a link, a tag or a test.
 pub(crate) fn of(comments: &Comments, fallback: &str) -> TokenStream {
-    let mut lines: Vec<String> = comments.leading.iter().flat_map(|text| text.lines()).map(escape).collect();
+    let mut lines: Vec<String> = comments
+        .leading
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(escape)
+        .collect();
     if lines.iter().all(|line| line.trim().is_empty()) {
         lines = vec![fallback.to_owned()];
     }
@@ -32,7 +37,10 @@ mod tests {
 
     #[test]
     fn nothing_becomes_a_link_or_a_test() {
-        assert_eq!(escape("    let x = [a](b) <T>;"), "let x = \\[a\\](b) \\<T\\>;");
+        assert_eq!(
+            escape("    let x = [a](b) <T>;"),
+            "let x = \\[a\\](b) \\<T\\>;"
+        );
         assert_eq!(escape("```rust"), "\\`\\`\\`rust");
     }
 }

@@ -81,7 +81,11 @@ impl Service {
             package => format!("{package}.{}", service.proto_name),
         };
         let name = naming::service(&service.name, &service.package, taken);
-        let methods = service.methods.iter().map(|method| Method::new(method, &full_name)).collect();
+        let methods = service
+            .methods
+            .iter()
+            .map(|method| Method::new(method, &full_name))
+            .collect();
         Self {
             methods_module: format_ident!("{}_methods", naming::snake(&name)),
             docs: docs::of(&service.comments, &format!("The service `{full_name}`.")),

@@ -12,7 +12,11 @@ pub(crate) fn taken(descriptors: &FileDescriptorSet) -> Taken {
     let mut taken = Taken::new();
     for file in &descriptors.file {
         let names = taken.entry(file.package().to_owned()).or_default();
-        names.extend(file.message_type.iter().map(|message| upper_camel(message.name())));
+        names.extend(
+            file.message_type
+                .iter()
+                .map(|message| upper_camel(message.name())),
+        );
         names.extend(file.enum_type.iter().map(|item| upper_camel(item.name())));
     }
     taken
@@ -22,10 +26,16 @@ pub(crate) fn taken(descriptors: &FileDescriptorSet) -> Taken {
 pub(crate) fn service(name: &str, package: &str, taken: &Taken) -> String {
     let clash = |name: &str| {
         taken.get(package).is_some_and(|names| {
-            ["", "Client", "Server"].iter().any(|suffix| names.contains(&format!("{name}{suffix}")))
+            ["", "Client", "Server"]
+                .iter()
+                .any(|suffix| names.contains(&format!("{name}{suffix}")))
         })
     };
-    if clash(name) { format!("{name}Service") } else { name.to_owned() }
+    if clash(name) {
+        format!("{name}Service")
+    } else {
+        name.to_owned()
+    }
 }
 
 /// A method's function: as prost named it, but for names that the client has already.
@@ -56,10 +66,14 @@ pub(crate) fn snake(name: &str) -> String {
     let characters: Vec<char> = name.chars().collect();
     for (index, &character) in characters.iter().enumerate() {
         let previous = index.checked_sub(1).and_then(|index| characters.get(index));
-        let next_is_lower = characters.get(index + 1).is_some_and(|next| next.is_lowercase());
+        let next_is_lower = characters
+            .get(index + 1)
+            .is_some_and(|next| next.is_lowercase());
         let starts = character.is_uppercase()
             && previous.is_some_and(|previous| {
-                previous.is_lowercase() || previous.is_ascii_digit() || previous.is_uppercase() && next_is_lower
+                previous.is_lowercase()
+                    || previous.is_ascii_digit()
+                    || previous.is_uppercase() && next_is_lower
             });
         if starts {
             words.push('_');
@@ -70,10 +84,14 @@ pub(crate) fn snake(name: &str) -> String {
 }
 
 fn upper_camel(name: &str) -> String {
-    name.split('_').map(|word| {
-        let mut letters = word.chars();
-        letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
-    }).collect()
+    name.split('_')
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map_or_else(String::new, |first| {
+                first.to_uppercase().chain(letters).collect()
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -82,7 +100,13 @@ mod tests {
 
     #[test]
     fn words() {
-        for (name, expected) in [("RouteGuide", "route_guide"), ("getHTTPPage", "get_http_page"), ("A", "a"), ("V2Api", "v2_api"), ("already_snake", "already_snake")] {
+        for (name, expected) in [
+            ("RouteGuide", "route_guide"),
+            ("getHTTPPage", "get_http_page"),
+            ("A", "a"),
+            ("V2Api", "v2_api"),
+            ("already_snake", "already_snake"),
+        ] {
             assert_eq!(snake(name), expected);
         }
     }
@@ -97,7 +121,10 @@ mod tests {
 
     #[test]
     fn a_service_steps_aside_for_a_message() {
-        let taken = Taken::from([("p".to_owned(), HashSet::from(["Echo".to_owned(), "StoreClient".to_owned()]))]);
+        let taken = Taken::from([(
+            "p".to_owned(),
+            HashSet::from(["Echo".to_owned(), "StoreClient".to_owned()]),
+        )]);
         assert_eq!(service("Echo", "p", &taken), "EchoService");
         assert_eq!(service("Store", "p", &taken), "StoreService");
         assert_eq!(service("Echo", "q", &taken), "Echo");

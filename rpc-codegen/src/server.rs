@@ -6,11 +6,19 @@ use quote::{format_ident, quote};
 use crate::model::{Kind, Method, Service};
 
 pub(crate) fn generate(service: &Service) -> TokenStream {
-    let Service { name, full_name, docs, methods_module, .. } = service;
+    let Service {
+        name,
+        full_name,
+        docs,
+        methods_module,
+        ..
+    } = service;
     let server = format_ident!("{name}Server");
     let functions = service.methods.iter().map(declaration);
     let registrations = service.methods.iter().map(|method| {
-        let Method { function, constant, .. } = method;
+        let Method {
+            function, constant, ..
+        } = method;
         let kind = method.kind.function();
         let handler = match method.kind {
             Kind::Unary | Kind::ClientStreaming => quote! {
@@ -56,9 +64,18 @@ pub(crate) fn generate(service: &Service) -> TokenStream {
 }
 
 fn declaration(method: &Method) -> TokenStream {
-    let Method { function, docs, request, response, .. } = method;
+    let Method {
+        function,
+        docs,
+        request,
+        response,
+        ..
+    } = method;
     let (input, output) = match method.kind {
-        Kind::Unary => (quote!(request: ::rpc_core::Request<#request>), quote!(::rpc_core::Response<#response>)),
+        Kind::Unary => (
+            quote!(request: ::rpc_core::Request<#request>),
+            quote!(::rpc_core::Response<#response>),
+        ),
         Kind::ClientStreaming => (
             quote!(request: ::rpc_core::Request<::rpc_core::RecvStream<#request>>),
             quote!(::rpc_core::Response<#response>),

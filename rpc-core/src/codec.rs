@@ -23,7 +23,11 @@ impl<T> Codec<T> {
         encode: fn(&T, &mut BytesMut),
         decode: fn(Bytes) -> Result<T, DecodeError>,
     ) -> Self {
-        Self { encode, decode, name }
+        Self {
+            encode,
+            decode,
+            name,
+        }
     }
 
     /// The name, such as `proto`.
@@ -53,7 +57,11 @@ impl Codec<Bytes> {
     /// The bytes as they are, for proxies and for messages encoded elsewhere.
     #[must_use]
     pub const fn raw() -> Self {
-        Self::new("proto", |message, buffer| buffer.extend_from_slice(message), Ok)
+        Self::new(
+            "proto",
+            |message, buffer| buffer.extend_from_slice(message),
+            Ok,
+        )
     }
 }
 
@@ -129,8 +137,19 @@ impl<Q, R> Method<Q, R> {
 
     /// A method whose path is known only at run time, for proxies.
     #[must_use]
-    pub fn dynamic(path: impl Into<String>, kind: MethodKind, request: Codec<Q>, response: Codec<R>) -> Self {
-        Self { path: Cow::Owned(path.into()), kind, idempotency: Idempotency::Unknown, request, response }
+    pub fn dynamic(
+        path: impl Into<String>,
+        kind: MethodKind,
+        request: Codec<Q>,
+        response: Codec<R>,
+    ) -> Self {
+        Self {
+            path: Cow::Owned(path.into()),
+            kind,
+            idempotency: Idempotency::Unknown,
+            request,
+            response,
+        }
     }
 
     /// Marks the method as [`Idempotency::Idempotent`].

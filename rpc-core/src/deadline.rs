@@ -51,7 +51,10 @@ impl Deadline {
     }
 
     /// Runs a future in which [`Deadline::current`] is this one.
-    pub(crate) fn scope<F: Future>(deadline: Option<Self>, future: F) -> impl Future<Output = F::Output> {
+    pub(crate) fn scope<F: Future>(
+        deadline: Option<Self>,
+        future: F,
+    ) -> impl Future<Output = F::Output> {
         CURRENT.scope(deadline, future)
     }
 

@@ -26,9 +26,9 @@ pub use request::{Extensions, IntoRequest, PeerAddr, Request, Response};
 pub use server::{SendStream, Server};
 pub use status::{Code, Status};
 pub use stream::RecvStream;
+pub use transport::connector::{Connector, Io, SocketConnector};
 #[cfg(feature = "tls")]
 pub use transport::tls::{ClientTls, ServerTls};
-pub use transport::connector::{Connector, Io, SocketConnector};
 pub use wire::compression::Encoding;
 
 #[doc(hidden)]

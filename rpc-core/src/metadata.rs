@@ -19,8 +19,13 @@ pub enum MetadataError {
 impl fmt::Display for MetadataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidKey(key) => write!(f, "metadata key {key:?} has a character outside 0-9 a-z _ - ."),
-            Self::ReservedKey(key) => write!(f, "metadata key {key:?} belongs to the gRPC protocol"),
+            Self::InvalidKey(key) => write!(
+                f,
+                "metadata key {key:?} has a character outside 0-9 a-z _ - ."
+            ),
+            Self::ReservedKey(key) => {
+                write!(f, "metadata key {key:?} belongs to the gRPC protocol")
+            }
             Self::InvalidValue(key) => write!(
                 f,
                 "the value of metadata key {key:?} is not printable ASCII; use a key that ends in -bin and insert_bin"
@@ -87,7 +92,9 @@ impl Metadata {
     /// An empty map.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+        }
     }
 
     /// Sets a text value, in place of all earlier values of the key.
@@ -157,7 +164,10 @@ impl Metadata {
     }
 
     /// All binary values of a key, in order.
-    pub fn get_all_bin<'a, 'k>(&'a self, key: &'k str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'k> {
+    pub fn get_all_bin<'a, 'k>(
+        &'a self,
+        key: &'k str,
+    ) -> impl Iterator<Item = &'a [u8]> + use<'a, 'k> {
         self.of_key(key).filter_map(|value| match value {
             MetadataValue::Binary(bytes) => Some(bytes),
             MetadataValue::Text(_) => None,
@@ -167,13 +177,16 @@ impl Metadata {
     /// Removes all values of a key and says how many there were.
     pub fn remove(&mut self, key: &str) -> usize {
         let before = self.entries.len();
-        self.entries.retain(|entry| !entry.key.eq_ignore_ascii_case(key));
+        self.entries
+            .retain(|entry| !entry.key.eq_ignore_ascii_case(key));
         before - self.entries.len()
     }
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
-        self.entries.iter().map(|entry| (&*entry.key, entry.value.view()))
+        self.entries
+            .iter()
+            .map(|entry| (&*entry.key, entry.value.view()))
     }
 
     /// How many fields there are.
@@ -190,14 +203,23 @@ impl Metadata {
 
     /// Adds a field that came from the wire with its key checked by the HTTP layer.
     pub(crate) fn push_text(&mut self, key: &str, value: &str) {
-        self.entries.push(Entry { key: key.into(), value: Value::Text(value.into()) });
+        self.entries.push(Entry {
+            key: key.into(),
+            value: Value::Text(value.into()),
+        });
     }
 
     pub(crate) fn push_binary(&mut self, key: &str, value: Vec<u8>) {
-        self.entries.push(Entry { key: key.into(), value: Value::Binary(value.into()) });
+        self.entries.push(Entry {
+            key: key.into(),
+            value: Value::Binary(value.into()),
+        });
     }
 
-    fn of_key<'a, 'k>(&'a self, key: &'k str) -> impl Iterator<Item = MetadataValue<'a>> + use<'a, 'k> {
+    fn of_key<'a, 'k>(
+        &'a self,
+        key: &'k str,
+    ) -> impl Iterator<Item = MetadataValue<'a>> + use<'a, 'k> {
         self.entries
             .iter()
             .filter(move |entry| entry.key.eq_ignore_ascii_case(key))
@@ -224,7 +246,10 @@ fn text_entry(key: &str, value: &str) -> Result<Entry, MetadataError> {
     if !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
         return Err(MetadataError::InvalidValue(key));
     }
-    Ok(Entry { key: key.into(), value: Value::Text(value.trim_matches(' ').into()) })
+    Ok(Entry {
+        key: key.into(),
+        value: Value::Text(value.trim_matches(' ').into()),
+    })
 }
 
 fn binary_entry(key: &str, value: &[u8]) -> Result<Entry, MetadataError> {
@@ -232,12 +257,16 @@ fn binary_entry(key: &str, value: &[u8]) -> Result<Entry, MetadataError> {
     if !key.ends_with("-bin") {
         return Err(MetadataError::WrongKind(key));
     }
-    Ok(Entry { key: key.into(), value: Value::Binary(value.into()) })
+    Ok(Entry {
+        key: key.into(),
+        value: Value::Binary(value.into()),
+    })
 }
 
 fn checked_key(key: &str) -> Result<String, MetadataError> {
     let key = key.to_ascii_lowercase();
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
     if key.is_empty() || !key.bytes().all(allowed) {
         return Err(MetadataError::InvalidKey(key));
     }
@@ -250,7 +279,17 @@ fn checked_key(key: &str) -> Result<String, MetadataError> {
 /// Fields that carry the protocol itself and so are not metadata.
 pub(crate) fn is_reserved(key: &str) -> bool {
     key.starts_with("grpc-")
-        || matches!(key, "te" | "content-type" | "content-length" | "host" | "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection")
+        || matches!(
+            key,
+            "te" | "content-type"
+                | "content-length"
+                | "host"
+                | "connection"
+                | "transfer-encoding"
+                | "upgrade"
+                | "keep-alive"
+                | "proxy-connection"
+        )
 }
 
 #[cfg(test)]
@@ -273,10 +312,19 @@ mod tests {
     fn keys_are_checked() {
         let mut metadata = Metadata::new();
         for key in ["", "a b", "ü", ":path", "a\n"] {
-            assert!(matches!(metadata.insert(key, "v"), Err(MetadataError::InvalidKey(_))), "{key:?}");
+            assert!(
+                matches!(metadata.insert(key, "v"), Err(MetadataError::InvalidKey(_))),
+                "{key:?}"
+            );
         }
         for key in ["grpc-timeout", "te", "Content-Type", "connection"] {
-            assert!(matches!(metadata.insert(key, "v"), Err(MetadataError::ReservedKey(_))), "{key:?}");
+            assert!(
+                matches!(
+                    metadata.insert(key, "v"),
+                    Err(MetadataError::ReservedKey(_))
+                ),
+                "{key:?}"
+            );
         }
     }
 
@@ -284,10 +332,19 @@ mod tests {
     fn values_are_checked() {
         let mut metadata = Metadata::new();
         for value in ["a\r\nb", "ü", "\0", "\x7f"] {
-            assert!(matches!(metadata.insert("k", value), Err(MetadataError::InvalidValue(_))));
+            assert!(matches!(
+                metadata.insert("k", value),
+                Err(MetadataError::InvalidValue(_))
+            ));
         }
-        assert!(matches!(metadata.insert("k-bin", "v"), Err(MetadataError::WrongKind(_))));
-        assert!(matches!(metadata.insert_bin("k", b"v"), Err(MetadataError::WrongKind(_))));
+        assert!(matches!(
+            metadata.insert("k-bin", "v"),
+            Err(MetadataError::WrongKind(_))
+        ));
+        assert!(matches!(
+            metadata.insert_bin("k", b"v"),
+            Err(MetadataError::WrongKind(_))
+        ));
     }
 
     #[test]
@@ -296,7 +353,10 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         metadata.insert_bin("k-bin", &bytes).unwrap();
         metadata.append_bin("k-bin", []).unwrap();
-        assert_eq!(metadata.get_all_bin("k-bin").collect::<Vec<_>>(), [&bytes[..], &[]]);
+        assert_eq!(
+            metadata.get_all_bin("k-bin").collect::<Vec<_>>(),
+            [&bytes[..], &[]]
+        );
         assert_eq!(metadata.get("k-bin"), None);
     }
 }

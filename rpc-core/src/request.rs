@@ -10,31 +10,31 @@ use crate::{Deadline, Metadata};
 
 /// Values of any type that travel with a call inside one process, one per type.
 #[derive(Default)]
-pub struct Extensions(Option<Box<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>);
+pub struct Extensions(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
 
 impl Extensions {
     /// Sets the value of a type and gives back the earlier one.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
-        let old = self.0.get_or_insert_default().insert(TypeId::of::<T>(), Box::new(value))?;
+        let old = self.0.insert(TypeId::of::<T>(), Box::new(value))?;
         old.downcast().ok().map(|value| *value)
     }
 
     /// The value of a type.
     #[must_use]
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.0.as_ref()?.get(&TypeId::of::<T>())?.downcast_ref()
+        self.0.get(&TypeId::of::<T>())?.downcast_ref()
     }
 
     /// Takes the value of a type out.
     pub fn remove<T: Send + Sync + 'static>(&mut self) -> Option<T> {
-        let old = self.0.as_mut()?.remove(&TypeId::of::<T>())?;
+        let old = self.0.remove(&TypeId::of::<T>())?;
         old.downcast().ok().map(|value| *value)
     }
 }
 
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.as_ref().map_or(0, |map| map.len());
+        let count = self.0.len();
         write!(f, "Extensions({count})")
     }
 }
@@ -227,7 +227,11 @@ impl<T> Response<T> {
     /// A response without metadata.
     #[must_use]
     pub fn new(message: T) -> Self {
-        Self { metadata: Metadata::new(), trailers: Metadata::new(), message }
+        Self {
+            metadata: Metadata::new(),
+            trailers: Metadata::new(),
+            message,
+        }
     }
 
     /// The metadata sent before the message.
@@ -271,7 +275,11 @@ impl<T> Response<T> {
 
     /// The same response around another message.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Response<U> {
-        Response { metadata: self.metadata, trailers: self.trailers, message: change(self.message) }
+        Response {
+            metadata: self.metadata,
+            trailers: self.trailers,
+            message: change(self.message),
+        }
     }
 }
 

@@ -298,7 +298,10 @@ impl fmt::Debug for Status {
 
 impl Error for Status {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|source| &**source as &(dyn Error + 'static))
     }
 }
 
@@ -330,7 +333,13 @@ mod tests {
             .with_path("/a.B/C")
             .with_attempt(&"127.0.0.1:9".into(), 2);
         let text = status.to_string();
-        for part in ["UNAVAILABLE", "/a.B/C", "127.0.0.1:9", "attempt 2", "os error 111"] {
+        for part in [
+            "UNAVAILABLE",
+            "/a.B/C",
+            "127.0.0.1:9",
+            "attempt 2",
+            "os error 111",
+        ] {
             assert!(text.contains(part), "{part} missing in {text}");
         }
     }

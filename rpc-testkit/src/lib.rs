@@ -34,39 +34,66 @@ impl Test for TestService {
         Ok(Response::new(request.into_inner()))
     }
 
-    async fn echo_idempotent(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+    async fn echo_idempotent(
+        &self,
+        request: Request<Message>,
+    ) -> Result<Response<Message>, Status> {
         Ok(Response::new(request.into_inner()))
     }
 
     async fn fail(&self, request: Request<FailRequest>) -> Result<Response<Message>, Status> {
         let request = request.into_inner();
-        let mut status = Status::new(Code::from_i32(request.code), request.message).with_details(request.details.into());
-        status.metadata_mut().insert("x-fail", "yes").map_err(|error| Status::internal(error.to_string()))?;
+        let mut status = Status::new(Code::from_i32(request.code), request.message)
+            .with_details(request.details.into());
+        status
+            .metadata_mut()
+            .insert("x-fail", "yes")
+            .map_err(|error| Status::internal(error.to_string()))?;
         Err(status)
     }
 
-    async fn server_stream(&self, request: Request<StreamRequest>, responses: &mut SendStream<Message>) -> Result<(), Status> {
+    async fn server_stream(
+        &self,
+        request: Request<StreamRequest>,
+        responses: &mut SendStream<Message>,
+    ) -> Result<(), Status> {
         let request = request.into_inner();
         let body = vec![7; usize::try_from(request.size).unwrap_or(0)];
         for number in 0..request.count {
             if request.fail_after > 0 && number == request.fail_after {
                 return Err(Status::aborted("as asked"));
             }
-            responses.send(Message { number, body: body.clone(), ..Message::default() }).await?;
+            responses
+                .send(Message {
+                    number,
+                    body: body.clone(),
+                    ..Message::default()
+                })
+                .await?;
         }
         Ok(())
     }
 
-    async fn client_stream(&self, request: Request<RecvStream<Message>>) -> Result<Response<Message>, Status> {
+    async fn client_stream(
+        &self,
+        request: Request<RecvStream<Message>>,
+    ) -> Result<Response<Message>, Status> {
         let mut requests = request.into_inner();
         let mut number = 0;
         while let Some(message) = requests.recv().await? {
             number += message.number;
         }
-        Ok(Response::new(Message { number, ..Message::default() }))
+        Ok(Response::new(Message {
+            number,
+            ..Message::default()
+        }))
     }
 
-    async fn chat(&self, request: Request<RecvStream<Message>>, responses: &mut SendStream<Message>) -> Result<(), Status> {
+    async fn chat(
+        &self,
+        request: Request<RecvStream<Message>>,
+        responses: &mut SendStream<Message>,
+    ) -> Result<(), Status> {
         let mut requests = request.into_inner();
         while let Some(message) = requests.recv().await? {
             responses.send(message).await?;
@@ -82,19 +109,28 @@ impl Test for TestService {
 
     async fn dropped(&self, _request: Request<Message>) -> Result<Response<Counts>, Status> {
         let started = self.started.load(Ordering::SeqCst);
-        Ok(Response::new(Counts { started, dropped: self.dropped.load(Ordering::SeqCst) }))
+        Ok(Response::new(Counts {
+            started,
+            dropped: self.dropped.load(Ordering::SeqCst),
+        }))
     }
 
     async fn metadata_echo(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
         let mut response = Response::new(Message::default());
-        for (key, value) in request.metadata().iter().filter(|(key, _)| key.starts_with("x-")) {
+        for (key, value) in request
+            .metadata()
+            .iter()
+            .filter(|(key, _)| key.starts_with("x-"))
+        {
             let copied = match value {
-                MetadataValue::Text(text) => {
-                    response.metadata_mut().append(key, text).and_then(|()| response.trailers_mut().append(key, text))
-                }
-                MetadataValue::Binary(bytes) => {
-                    response.metadata_mut().append_bin(key, bytes).and_then(|()| response.trailers_mut().append_bin(key, bytes))
-                }
+                MetadataValue::Text(text) => response
+                    .metadata_mut()
+                    .append(key, text)
+                    .and_then(|()| response.trailers_mut().append(key, text)),
+                MetadataValue::Binary(bytes) => response
+                    .metadata_mut()
+                    .append_bin(key, bytes)
+                    .and_then(|()| response.trailers_mut().append_bin(key, bytes)),
             };
             copied.map_err(|error| Status::internal(error.to_string()))?;
         }
@@ -142,5 +178,9 @@ pub fn run(server: BoundServer) -> Running {
             std::panic::panic_any(error.to_string());
         }
     });
-    Running { uri, shutdown, task }
+    Running {
+        uri,
+        shutdown,
+        task,
+    }
 }

@@ -36,7 +36,9 @@ impl Pushback {
     pub(crate) fn parse(value: Option<&str>) -> Self {
         match value {
             None => Self::None,
-            Some(text) => text.parse().map_or(Self::Stop, |ms| Self::After(Duration::from_millis(ms))),
+            Some(text) => text
+                .parse()
+                .map_or(Self::Stop, |ms| Self::After(Duration::from_millis(ms))),
         }
     }
 }
@@ -62,7 +64,12 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     pub(crate) fn new(repeatable: bool, allowed: bool) -> Self {
-        Self { repeatable, allowed, made: 0, processed: 0 }
+        Self {
+            repeatable,
+            allowed,
+            made: 0,
+            processed: 0,
+        }
     }
 
     /// Counts an attempt and gives its number, from 1.
@@ -84,7 +91,8 @@ impl Attempts {
             return Decision::Again;
         }
         self.processed += 1;
-        if !self.repeatable || failure.code != Code::Unavailable || self.processed >= MOST_PROCESSED {
+        if !self.repeatable || failure.code != Code::Unavailable || self.processed >= MOST_PROCESSED
+        {
             return Decision::Fail;
         }
         match failure.pushback {
@@ -103,8 +111,16 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    const LOST: Failure = Failure { code: Code::Unavailable, unprocessed: false, pushback: Pushback::None };
-    const REFUSED: Failure = Failure { code: Code::Unavailable, unprocessed: true, pushback: Pushback::None };
+    const LOST: Failure = Failure {
+        code: Code::Unavailable,
+        unprocessed: false,
+        pushback: Pushback::None,
+    };
+    const REFUSED: Failure = Failure {
+        code: Code::Unavailable,
+        unprocessed: true,
+        pushback: Pushback::None,
+    };
 
     fn begun(repeatable: bool) -> Attempts {
         let mut attempts = Attempts::new(repeatable, true);
@@ -115,7 +131,10 @@ mod tests {
     #[test]
     fn what_may_have_been_processed_is_repeated_only_when_repeatable() {
         assert_eq!(begun(false).failed(LOST, 0.5), Decision::Fail);
-        assert_eq!(begun(true).failed(LOST, 0.5), Decision::Budgeted(Duration::ZERO));
+        assert_eq!(
+            begun(true).failed(LOST, 0.5),
+            Decision::Budgeted(Duration::ZERO)
+        );
     }
 
     #[test]
@@ -134,15 +153,27 @@ mod tests {
         let mut attempts = begun(true);
         assert!(matches!(attempts.failed(LOST, 0.5), Decision::Budgeted(_)));
         attempts.begin();
-        assert_eq!(attempts.failed(LOST, 0.5), Decision::Budgeted(Duration::from_millis(25)));
+        assert_eq!(
+            attempts.failed(LOST, 0.5),
+            Decision::Budgeted(Duration::from_millis(25))
+        );
         attempts.begin();
         assert_eq!(attempts.failed(LOST, 0.5), Decision::Fail);
     }
 
     #[test]
     fn other_codes_and_callers_who_said_no_are_final() {
-        for code in [Code::Internal, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Unknown, Code::Aborted] {
-            assert_eq!(begun(true).failed(Failure { code, ..LOST }, 0.5), Decision::Fail);
+        for code in [
+            Code::Internal,
+            Code::DeadlineExceeded,
+            Code::ResourceExhausted,
+            Code::Unknown,
+            Code::Aborted,
+        ] {
+            assert_eq!(
+                begun(true).failed(Failure { code, ..LOST }, 0.5),
+                Decision::Fail
+            );
         }
         let mut attempts = Attempts::new(true, false);
         attempts.begin();
@@ -153,8 +184,14 @@ mod tests {
     fn pushback_is_honoured() {
         let wait = Duration::from_millis(70);
         let failure = |pushback| Failure { pushback, ..LOST };
-        assert_eq!(begun(true).failed(failure(Pushback::parse(Some("70"))), 0.5), Decision::Budgeted(wait));
-        assert_eq!(begun(true).failed(failure(Pushback::parse(Some("-1"))), 0.5), Decision::Fail);
+        assert_eq!(
+            begun(true).failed(failure(Pushback::parse(Some("70"))), 0.5),
+            Decision::Budgeted(wait)
+        );
+        assert_eq!(
+            begun(true).failed(failure(Pushback::parse(Some("-1"))), 0.5),
+            Decision::Fail
+        );
         assert_eq!(Pushback::parse(None), Pushback::None);
     }
 }

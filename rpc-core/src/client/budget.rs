@@ -26,7 +26,12 @@ struct Window {
 
 impl RetryBudget {
     pub(crate) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Window { calls: [0; SLOTS], retries: [0; SLOTS], current: 0, current_since: now }))
+        Self(Mutex::new(Window {
+            calls: [0; SLOTS],
+            retries: [0; SLOTS],
+            current: 0,
+            current_since: now,
+        }))
     }
 
     /// Counts a call.
@@ -53,7 +58,9 @@ impl RetryBudget {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Window> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -18,10 +18,10 @@ use super::observer::CallObserver;
 use super::pick_first::PickFirst;
 use super::resolver::{Resolver, StaticResolver};
 use crate::Status;
-#[cfg(feature = "tls")]
-use crate::transport::tls::ClientTls;
 use crate::transport::connector::{Connector, SocketConnector};
 use crate::transport::target::{Dialer, Target};
+#[cfg(feature = "tls")]
+use crate::transport::tls::ClientTls;
 use crate::wire::compression::Encoding;
 use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
 
@@ -176,21 +176,32 @@ impl ChannelBuilder {
         self.build(resolver, name, false)
     }
 
-    fn build(self, resolver: Box<dyn Resolver>, name: &str, secure: bool) -> Result<Channel, Status> {
+    fn build(
+        self,
+        resolver: Box<dyn Resolver>,
+        name: &str,
+        secure: bool,
+    ) -> Result<Channel, Status> {
         let runtime = Handle::try_current().map_err(|error| {
-            Status::failed_precondition(format!("a channel to {name:?} needs a tokio runtime to run in")).with_source(error)
+            Status::failed_precondition(format!(
+                "a channel to {name:?} needs a tokio runtime to run in"
+            ))
+            .with_source(error)
         })?;
         #[cfg(feature = "tls")]
         let tls = match self.tls {
             Some(tls) => Some(tls),
             None if secure => Some(ClientTls::system_roots().map_err(|error| {
-                Status::failed_precondition("the system's root certificates cannot be read").with_source(error)
+                Status::failed_precondition("the system's root certificates cannot be read")
+                    .with_source(error)
             })?),
             None => None,
         };
         #[cfg(not(feature = "tls"))]
         if secure {
-            return Err(Status::invalid_argument(format!("the target {name:?} needs the feature `tls` of rpc-core")));
+            return Err(Status::invalid_argument(format!(
+                "the target {name:?} needs the feature `tls` of rpc-core"
+            )));
         }
         let dialer = Dialer {
             connector: self.connector.unwrap_or_else(|| Arc::new(SocketConnector)),

@@ -51,7 +51,11 @@ impl AttemptGuard {
         if let Some(tracker) = &tracker {
             tracker.started(started);
         }
-        Self { tracker, started, code: Code::Cancelled }
+        Self {
+            tracker,
+            started,
+            code: Code::Cancelled,
+        }
     }
 
     /// Sets how the attempt ended.
@@ -77,13 +81,19 @@ pub(crate) struct Failed {
 
 impl From<StreamError> for Failed {
     fn from(error: StreamError) -> Self {
-        Self { unprocessed: error.is_unprocessed(), status: error.into_status() }
+        Self {
+            unprocessed: error.is_unprocessed(),
+            status: error.into_status(),
+        }
     }
 }
 
 impl From<Status> for Failed {
     fn from(status: Status) -> Self {
-        Self { status, unprocessed: false }
+        Self {
+            status,
+            unprocessed: false,
+        }
     }
 }
 
@@ -94,7 +104,11 @@ pub(crate) async fn run(core: &Arc<Core>, call: ClientCall) -> Result<Reply, Sta
     if kind != MethodKind::Unary {
         let halves = plan.open_until_deadline().await?;
         let payload = Payload::Stream(Box::new(Opened { plan, halves }));
-        return Ok(Reply { metadata: Metadata::new(), trailers: Metadata::new(), payload });
+        return Ok(Reply {
+            metadata: Metadata::new(),
+            trailers: Metadata::new(),
+            payload,
+        });
     }
     let outcome = match plan.deadline {
         None => plan.unary().await,
@@ -141,16 +155,18 @@ impl Plan {
     async fn unary(&mut self) -> Result<Reply, Status> {
         loop {
             let failed = match self.open_once().await? {
-                Ok(mut halves) => match read_unary(&mut *halves.recv, self.core.receive_limit).await {
-                    Ok(reply) => {
-                        halves.guard.end(Code::Ok);
-                        return Ok(reply);
+                Ok(mut halves) => {
+                    match read_unary(&mut *halves.recv, self.core.receive_limit).await {
+                        Ok(reply) => {
+                            halves.guard.end(Code::Ok);
+                            return Ok(reply);
+                        }
+                        Err(failed) => {
+                            halves.guard.end(failed.status.code());
+                            failed
+                        }
                     }
-                    Err(failed) => {
-                        halves.guard.end(failed.status.code());
-                        failed
-                    }
-                },
+                }
                 Err(failed) => failed,
             };
             self.after(failed).await?;
@@ -171,10 +187,12 @@ impl Plan {
     pub(crate) async fn open_until_deadline(&mut self) -> Result<Halves, Status> {
         let outcome = match self.deadline {
             None => self.open().await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.instant(), self.open()).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(self.expired()),
-            },
+            Some(deadline) => {
+                match tokio::time::timeout_at(deadline.instant(), self.open()).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(self.expired()),
+                }
+            }
         };
         if let Err(status) = &outcome {
             self.report(Some(status));
@@ -184,20 +202,38 @@ impl Plan {
 
     /// One attempt: picks, opens the stream and sends the request if there is one already.
     async fn open_once(&mut self) -> Result<Result<Halves, Failed>, Status> {
-        let picked = self.core.pick(&self.head.path, self.hash_key, &self.avoid, self.wait_for_ready).await;
-        let Picked { subchannel, connection, tracker } = picked.map_err(|status| self.annotated(status))?;
+        let picked = self
+            .core
+            .pick(
+                &self.head.path,
+                self.hash_key,
+                &self.avoid,
+                self.wait_for_ready,
+            )
+            .await;
+        let Picked {
+            subchannel,
+            connection,
+            tracker,
+        } = picked.map_err(|status| self.annotated(status))?;
         self.attempts.begin();
         self.endpoint = Some(Arc::clone(subchannel.name()));
         self.avoid.push(subchannel.id());
         let mut guard = AttemptGuard::new(tracker);
-        let opened = connection.open(&self.head, self.deadline).and_then(|(mut send, recv)| {
-            if let Some(body) = &self.body {
-                send.send(body.clone(), self.end)?;
-            }
-            Ok((send, recv))
-        });
+        let opened = connection
+            .open(&self.head, self.deadline)
+            .and_then(|(mut send, recv)| {
+                if let Some(body) = &self.body {
+                    send.send(body.clone(), self.end)?;
+                }
+                Ok((send, recv))
+            });
         Ok(match opened {
-            Ok((send, recv)) => Ok(Halves { send: Box::new(send), recv: Box::new(recv), guard }),
+            Ok((send, recv)) => Ok(Halves {
+                send: Box::new(send),
+                recv: Box::new(recv),
+                guard,
+            }),
             Err(error) => {
                 guard.end(Code::Unavailable);
                 Err(error.into())
@@ -216,7 +252,9 @@ impl Plan {
         let wait = match self.attempts.failed(failure, fastrand::f64()) {
             Decision::Fail => return Err(status),
             Decision::Again => std::time::Duration::ZERO,
-            Decision::Budgeted(_) if !self.core.budget.try_retry(Instant::now()) => return Err(status),
+            Decision::Budgeted(_) if !self.core.budget.try_retry(Instant::now()) => {
+                return Err(status);
+            }
             Decision::Budgeted(wait) => wait,
         };
         tracing::debug!(%status, ?wait, "trying again");
@@ -240,7 +278,9 @@ impl Plan {
             Some(_) => "the call did not end by its deadline",
             None => "no endpoint was ready by the deadline",
         };
-        self.annotated(Status::deadline_exceeded(format!("{what}, {spent:.1?} after it started")))
+        self.annotated(Status::deadline_exceeded(format!(
+            "{what}, {spent:.1?} after it started"
+        )))
     }
 
     /// Tells the observers that the call has ended; the first time counts.
@@ -248,7 +288,13 @@ impl Plan {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
-        let call = FinishedCall::new(&self.head.path, status, self.started.elapsed(), self.endpoint.as_deref(), self.attempts.made());
+        let call = FinishedCall::new(
+            &self.head.path,
+            status,
+            self.started.elapsed(),
+            self.endpoint.as_deref(),
+            self.attempts.made(),
+        );
         for observer in &self.core.observers {
             observer.call_finished(&call);
         }
@@ -278,7 +324,10 @@ async fn read_unary(recv: &mut dyn RecvHalf, limit: usize) -> Result<Reply, Fail
                 decoder.push(data);
                 while let Some(next) = decoder.next()? {
                     if message.replace(next).is_some() {
-                        return Err(Status::internal("the server answered a unary call with more than one message").into());
+                        return Err(Status::internal(
+                            "the server answered a unary call with more than one message",
+                        )
+                        .into());
                     }
                 }
             }
@@ -286,11 +335,22 @@ async fn read_unary(recv: &mut dyn RecvHalf, limit: usize) -> Result<Reply, Fail
                 let trailers = trailers.into_result()?;
                 decoder.finish()?;
                 let Some(message) = message else {
-                    return Err(Status::internal("the server ended a unary call with OK and without a message").into());
+                    return Err(Status::internal(
+                        "the server ended a unary call with OK and without a message",
+                    )
+                    .into());
                 };
-                return Ok(Reply { metadata, trailers, payload: Payload::Message(message) });
+                return Ok(Reply {
+                    metadata,
+                    trailers,
+                    payload: Payload::Message(message),
+                });
             }
-            Event::End => return Err(Status::unknown("the server ended the call without a grpc-status").into()),
+            Event::End => {
+                return Err(
+                    Status::unknown("the server ended the call without a grpc-status").into(),
+                );
+            }
         }
     }
 }

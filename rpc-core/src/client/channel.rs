@@ -46,7 +46,9 @@ pub(crate) struct Core {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("target", &self.0.target).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("target", &self.0.target)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +97,11 @@ impl Channel {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call.
-    pub async fn unary<Q, R>(&self, method: &Method<Q, R>, request: Request<Q>) -> Result<Response<R>, Status> {
+    pub async fn unary<Q, R>(
+        &self,
+        method: &Method<Q, R>,
+        request: Request<Q>,
+    ) -> Result<Response<R>, Status> {
         let core = &self.0;
         let body = message::encode(method.request, request.get_ref(), core.encoding)
             .map_err(|status| status.with_path(method.path()))?;
@@ -106,7 +112,11 @@ impl Channel {
 
     /// Starts a call with one request and a stream of responses; it starts at once.
     #[must_use]
-    pub fn server_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<Q>) -> RecvStream<R> {
+    pub fn server_streaming<Q, R>(
+        &self,
+        method: &Method<Q, R>,
+        request: Request<Q>,
+    ) -> RecvStream<R> {
         let encoded = message::encode(method.request, request.get_ref(), self.0.encoding);
         match encoded {
             Ok(body) => {
@@ -119,7 +129,11 @@ impl Channel {
 
     /// Starts a call with a stream of requests and one response; it starts at once.
     #[must_use]
-    pub fn client_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<()>) -> ClientStream<Q, R> {
+    pub fn client_streaming<Q, R>(
+        &self,
+        method: &Method<Q, R>,
+        request: Request<()>,
+    ) -> ClientStream<Q, R> {
         let call = self.0.client_call(method, request, None, false);
         let (requests, responses) = stream::start(&self.0, method, call);
         ClientStream::new(requests, responses)
@@ -127,7 +141,11 @@ impl Channel {
 
     /// Starts a call with streams both ways; it starts at once.
     #[must_use]
-    pub fn bidi_streaming<Q, R>(&self, method: &Method<Q, R>, request: Request<()>) -> (RequestStream<Q>, RecvStream<R>) {
+    pub fn bidi_streaming<Q, R>(
+        &self,
+        method: &Method<Q, R>,
+        request: Request<()>,
+    ) -> (RequestStream<Q>, RecvStream<R>) {
         let call = self.0.client_call(method, request, None, false);
         stream::start(&self.0, method, call)
     }
@@ -141,8 +159,18 @@ pub(crate) struct Picked {
 }
 
 impl Core {
-    fn client_call<Q, R, M>(&self, method: &Method<Q, R>, request: Request<M>, body: Option<bytes::Bytes>, end: bool) -> ClientCall {
-        let own = request.options.timeout.or(self.timeout).map(Deadline::after);
+    fn client_call<Q, R, M>(
+        &self,
+        method: &Method<Q, R>,
+        request: Request<M>,
+        body: Option<bytes::Bytes>,
+        end: bool,
+    ) -> ClientCall {
+        let own = request
+            .options
+            .timeout
+            .or(self.timeout)
+            .map(Deadline::after);
         ClientCall {
             path: method.path().into(),
             kind: method.kind(),
@@ -161,7 +189,12 @@ impl Core {
         if self.interceptors.is_empty() {
             return call::run(self, call).await;
         }
-        super::Next { core: self, rest: &self.interceptors }.run(call).await
+        super::Next {
+            core: self,
+            rest: &self.interceptors,
+        }
+        .run(call)
+        .await
     }
 
     /// Wakes the control task for the first time.
@@ -171,7 +204,13 @@ impl Core {
     }
 
     /// Chooses where an attempt goes, waiting while something is connecting.
-    pub(crate) async fn pick(&self, path: &str, hash_key: Option<u64>, avoid: &[u64], wait_for_ready: bool) -> Result<Picked, Status> {
+    pub(crate) async fn pick(
+        &self,
+        path: &str,
+        hash_key: Option<u64>,
+        avoid: &[u64],
+        wait_for_ready: bool,
+    ) -> Result<Picked, Status> {
         let mut seen: Option<tokio::sync::watch::Receiver<u64>> = None;
         let mut stale = 0u64;
         loop {
@@ -179,15 +218,25 @@ impl Core {
             if snapshot.generation == 0 {
                 self.kick();
             }
-            let context = PickContext { path, hash_key, avoid, random: fastrand::u64(..), now: Instant::now() };
+            let context = PickContext {
+                path,
+                hash_key,
+                avoid,
+                random: fastrand::u64(..),
+                now: Instant::now(),
+            };
             match snapshot.picker.pick(&context) {
                 Pick::To(subchannel, tracker) => {
                     if let Some(connection) = subchannel.connection() {
-                        return Ok(Picked { subchannel, connection, tracker });
+                        return Ok(Picked {
+                            subchannel,
+                            connection,
+                            tracker,
+                        });
                     }
                     // The connection is gone and the next picker is on its way.
                     stale += 1;
-                    if stale % 8 != 0 {
+                    if !stale.is_multiple_of(8) {
                         continue;
                     }
                 }
@@ -197,7 +246,11 @@ impl Core {
             }
             let generation = snapshot.generation;
             let receiver = seen.get_or_insert_with(|| self.published.generation.subscribe());
-            if receiver.wait_for(|current| *current > generation).await.is_err() {
+            if receiver
+                .wait_for(|current| *current > generation)
+                .await
+                .is_err()
+            {
                 return Err(Status::unavailable("the channel is closed"));
             }
         }

@@ -27,13 +27,20 @@ pub(crate) struct Published {
 
 impl Published {
     pub(crate) fn new() -> Self {
-        let first = Snapshot { picker: Arc::new(Fixed(None)), generation: 0 };
-        Self { snapshot: ArcSwap::from_pointee(first), generation: watch::Sender::new(0) }
+        let first = Snapshot {
+            picker: Arc::new(Fixed(None)),
+            generation: 0,
+        };
+        Self {
+            snapshot: ArcSwap::from_pointee(first),
+            generation: watch::Sender::new(0),
+        }
     }
 
     fn publish(&self, picker: Arc<dyn Picker>) {
         let generation = *self.generation.borrow() + 1;
-        self.snapshot.store(Arc::new(Snapshot { picker, generation }));
+        self.snapshot
+            .store(Arc::new(Snapshot { picker, generation }));
         self.generation.send_replace(generation);
     }
 }
@@ -114,10 +121,15 @@ impl Control {
     ) {
         let mut old = std::mem::take(entries);
         for endpoint in endpoints {
-            if entries.iter().any(|entry| entry.candidate.endpoint.address == endpoint.address) {
+            if entries
+                .iter()
+                .any(|entry| entry.candidate.endpoint.address == endpoint.address)
+            {
                 continue;
             }
-            let known = old.iter().position(|entry| entry.candidate.endpoint.address == endpoint.address);
+            let known = old
+                .iter()
+                .position(|entry| entry.candidate.endpoint.address == endpoint.address);
             if let Some(index) = known {
                 let mut entry = old.swap_remove(index);
                 if entry.candidate.endpoint.instance != endpoint.instance {
@@ -130,18 +142,37 @@ impl Control {
             *next_id += 1;
             let endpoint = Arc::new(endpoint);
             let subchannel = Subchannel::new(*next_id, Arc::clone(&endpoint));
-            let steering = subchannel::start(subchannel.clone(), Arc::clone(&self.dialer), changes.clone());
-            let candidate = Candidate { id: *next_id, endpoint, state: ConnectivityState::Idle, last_error: None, subchannel };
-            entries.push(Entry { candidate, steering });
+            let steering = subchannel::start(
+                subchannel.clone(),
+                Arc::clone(&self.dialer),
+                changes.clone(),
+            );
+            let candidate = Candidate {
+                id: *next_id,
+                endpoint,
+                state: ConnectivityState::Idle,
+                last_error: None,
+                subchannel,
+            };
+            entries.push(Entry {
+                candidate,
+                steering,
+            });
         }
     }
 
     fn update(&mut self, entries: &mut [Entry]) {
-        let candidates: Vec<Candidate> = entries.iter().map(|entry| entry.candidate.clone()).collect();
+        let candidates: Vec<Candidate> = entries
+            .iter()
+            .map(|entry| entry.candidate.clone())
+            .collect();
         let update = self.balancer.update(&candidates, Instant::now());
         for entry in entries {
             let wanted = update.connect.contains(&entry.candidate.id);
-            entry.steering.wanted.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
+            entry
+                .steering
+                .wanted
+                .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
         }
         self.published.publish(update.picker);
     }
@@ -149,7 +180,10 @@ impl Control {
 
 /// Records a change; says whether it is a failure to connect.
 fn note(entries: &mut [Entry], change: StateChange) -> bool {
-    let Some(entry) = entries.iter_mut().find(|entry| entry.candidate.id == change.id) else {
+    let Some(entry) = entries
+        .iter_mut()
+        .find(|entry| entry.candidate.id == change.id)
+    else {
         return false;
     };
     entry.candidate.state = change.state;

@@ -43,7 +43,11 @@ pub struct InvalidAddress {
 
 impl fmt::Display for InvalidAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not an address: {}; write host:port, [v6]:port or unix:/path", self.text, self.reason)
+        write!(
+            f,
+            "{:?} is not an address: {}; write host:port, [v6]:port or unix:/path",
+            self.text, self.reason
+        )
     }
 }
 
@@ -53,7 +57,10 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let invalid = |reason| InvalidAddress { text: text.to_owned(), reason };
+        let invalid = |reason| InvalidAddress {
+            text: text.to_owned(),
+            reason,
+        };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
@@ -61,21 +68,34 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(Path::new(path).into()));
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| invalid("there is no port"))?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| invalid("there is no port"))?;
         let host = match host.strip_prefix('[') {
             Some(inner) => {
-                let inner = inner.strip_suffix(']').ok_or_else(|| invalid("a bracket is not closed"))?;
-                inner.parse::<std::net::Ipv6Addr>().map_err(|_| invalid("the brackets hold no IPv6 address"))?;
+                let inner = inner
+                    .strip_suffix(']')
+                    .ok_or_else(|| invalid("a bracket is not closed"))?;
+                inner
+                    .parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| invalid("the brackets hold no IPv6 address"))?;
                 inner
             }
             None if host.contains(':') => return Err(invalid("an IPv6 address needs brackets")),
             None => host,
         };
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
-            return Err(invalid("the host is empty or has a character that no host name has"));
+            return Err(invalid(
+                "the host is empty or has a character that no host name has",
+            ));
         }
-        let port = port.parse().map_err(|_| invalid("the port is not a number from 0 to 65535"))?;
-        Ok(Self::Tcp { host: host.into(), port })
+        let port = port
+            .parse()
+            .map_err(|_| invalid("the port is not a number from 0 to 65535"))?;
+        Ok(Self::Tcp {
+            host: host.into(),
+            port,
+        })
     }
 }
 
@@ -96,7 +116,12 @@ impl Endpoint {
     /// An endpoint of weight 100 without metadata.
     #[must_use]
     pub fn new(address: Address) -> Self {
-        Self { address, weight: 100, metadata: BTreeMap::new(), instance: 0 }
+        Self {
+            address,
+            weight: 100,
+            metadata: BTreeMap::new(),
+            instance: 0,
+        }
     }
 
     /// Sets the weight.
@@ -126,17 +151,43 @@ mod tests {
 
     #[test]
     fn addresses_round_trip() {
-        for text in ["127.0.0.1:80", "localhost:0", "[::1]:65535", "a-b.example:1", "unix:/tmp/x y"] {
+        for text in [
+            "127.0.0.1:80",
+            "localhost:0",
+            "[::1]:65535",
+            "a-b.example:1",
+            "unix:/tmp/x y",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        assert_eq!("unix:///tmp/x".parse::<Address>().unwrap().to_string(), "unix:/tmp/x");
+        assert_eq!(
+            "unix:///tmp/x".parse::<Address>().unwrap().to_string(),
+            "unix:/tmp/x"
+        );
     }
 
     #[test]
     fn others_say_why() {
-        for text in ["", "host", ":80", "host:", "host:65536", "host:-1", "::1:80", "[::1:80", "[x]:80", "a b:1", "http://a:1", "unix:", "u@h:1"] {
+        for text in [
+            "",
+            "host",
+            ":80",
+            "host:",
+            "host:65536",
+            "host:-1",
+            "::1:80",
+            "[::1:80",
+            "[x]:80",
+            "a b:1",
+            "http://a:1",
+            "unix:",
+            "u@h:1",
+        ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
-            assert!(error.contains("is not an address") && error.contains("host:port"), "{text}: {error}");
+            assert!(
+                error.contains("is not an address") && error.contains("host:port"),
+                "{text}: {error}"
+            );
         }
     }
 }

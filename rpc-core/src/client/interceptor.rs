@@ -76,7 +76,10 @@ pub(crate) enum Payload {
 
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reply").field("metadata", &self.metadata).field("trailers", &self.trailers).finish_non_exhaustive()
+        f.debug_struct("Reply")
+            .field("metadata", &self.metadata)
+            .field("trailers", &self.trailers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,9 +98,12 @@ impl Reply {
 
     pub(crate) fn into_response<Q, R>(self, method: &Method<Q, R>) -> Result<Response<R>, Status> {
         let Payload::Message(bytes) = self.payload else {
-            return Err(Status::internal("an interceptor answered a unary call with a stream"));
+            return Err(Status::internal(
+                "an interceptor answered a unary call with a stream",
+            ));
         };
-        let decoded = message::decode(method.response, bytes).map_err(|status| status.with_path(method.path()))?;
+        let decoded = message::decode(method.response, bytes)
+            .map_err(|status| status.with_path(method.path()))?;
         let mut response = Response::new(decoded);
         response.metadata = self.metadata;
         response.trailers = self.trailers;
@@ -126,7 +132,11 @@ pub trait ClientInterceptor: Send + Sync + 'static {
     /// Handles a call, usually by changing it and passing it on.
     ///
     /// A unary call has ended when `next.run` returns, a stream has been opened.
-    fn intercept(&self, call: ClientCall, next: Next<'_>) -> impl Future<Output = Result<Reply, Status>> + Send;
+    fn intercept(
+        &self,
+        call: ClientCall,
+        next: Next<'_>,
+    ) -> impl Future<Output = Result<Reply, Status>> + Send;
 }
 
 /// The rest of the chain.
@@ -151,7 +161,17 @@ impl Next<'_> {
     /// Dropping the future cancels the call.
     pub async fn run(self, call: ClientCall) -> Result<Reply, Status> {
         match self.rest.split_first() {
-            Some((first, rest)) => first.intercept(call, Next { core: self.core, rest }).await,
+            Some((first, rest)) => {
+                first
+                    .intercept(
+                        call,
+                        Next {
+                            core: self.core,
+                            rest,
+                        },
+                    )
+                    .await
+            }
             None => call::run(self.core, call).await,
         }
     }
@@ -159,11 +179,19 @@ impl Next<'_> {
 
 /// [`ClientInterceptor`] without its future's type.
 pub(crate) trait ErasedInterceptor: Send + Sync {
-    fn intercept<'a>(&'a self, call: ClientCall, next: Next<'a>) -> BoxFuture<'a, Result<Reply, Status>>;
+    fn intercept<'a>(
+        &'a self,
+        call: ClientCall,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Result<Reply, Status>>;
 }
 
 impl<I: ClientInterceptor> ErasedInterceptor for I {
-    fn intercept<'a>(&'a self, call: ClientCall, next: Next<'a>) -> BoxFuture<'a, Result<Reply, Status>> {
+    fn intercept<'a>(
+        &'a self,
+        call: ClientCall,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Result<Reply, Status>> {
         Box::pin(ClientInterceptor::intercept(self, call, next))
     }
 }

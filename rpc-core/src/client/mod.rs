@@ -8,6 +8,7 @@ mod call;
 mod channel;
 mod control;
 mod endpoint;
+mod in_process;
 mod interceptor;
 mod observer;
 mod pick_first;
@@ -15,15 +16,17 @@ mod resolver;
 mod stream;
 mod subchannel;
 
-pub use balancer::{CallTracker, Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update};
+pub use balancer::{
+    CallTracker, Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update,
+};
 pub use builder::ChannelBuilder;
+pub(crate) use call::Failed;
 pub use channel::Channel;
 pub use endpoint::{Address, Endpoint, InvalidAddress};
 pub use interceptor::{ClientCall, ClientInterceptor, Next, Reply};
 pub use observer::{CallObserver, FinishedCall};
 pub use pick_first::PickFirst;
 pub use resolver::{Resolver, StaticResolver};
-pub use stream::{ClientStream, RequestStream, SendPermit};
-pub(crate) use call::Failed;
 pub(crate) use stream::OpenedRecv;
+pub use stream::{ClientStream, RequestStream, SendPermit};
 pub use subchannel::Subchannel;

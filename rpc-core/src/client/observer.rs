@@ -31,7 +31,14 @@ impl<'a> FinishedCall<'a> {
         attempts: u32,
     ) -> Self {
         let code = status.map_or(Code::Ok, Status::code);
-        Self { path, code, status, latency, endpoint, attempts }
+        Self {
+            path,
+            code,
+            status,
+            latency,
+            endpoint,
+            attempts,
+        }
     }
 }
 

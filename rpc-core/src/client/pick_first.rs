@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::balancer::{Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update};
+use super::balancer::{
+    Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update,
+};
 use super::subchannel::Subchannel;
 use crate::Status;
 
@@ -23,11 +25,16 @@ impl LoadBalancer for PickFirst {
         let ready = |candidate: &&Candidate| candidate.state == ConnectivityState::Ready;
         let chosen = candidates
             .iter()
-            .find(|candidate| Some(candidate.id) == self.current && candidate.state == ConnectivityState::Ready)
+            .find(|candidate| {
+                Some(candidate.id) == self.current && candidate.state == ConnectivityState::Ready
+            })
             .or_else(|| candidates.iter().find(ready));
         if let Some(chosen) = chosen {
             self.current = Some(chosen.id);
-            return Update { connect: vec![chosen.id], picker: Arc::new(One(chosen.subchannel.clone())) };
+            return Update {
+                connect: vec![chosen.id],
+                picker: Arc::new(One(chosen.subchannel.clone())),
+            };
         }
         self.current = None;
         // One after the other: the first that has not failed, with those that failed kept trying.
@@ -58,7 +65,10 @@ fn failure(candidates: &[Candidate]) -> Status {
     if candidates.len() == 1 {
         message = format!("{} cannot be reached", first.endpoint.address);
     }
-    let cause = candidates.iter().rev().find_map(|candidate| candidate.last_error.clone());
+    let cause = candidates
+        .iter()
+        .rev()
+        .find_map(|candidate| candidate.last_error.clone());
     let status = Status::unavailable(message);
     match cause {
         Some(cause) => status.with_source(cause),
@@ -107,7 +117,13 @@ mod tests {
     }
 
     fn context() -> PickContext<'static> {
-        PickContext { path: "/a/B", hash_key: None, avoid: &[], random: 0, now: Instant::now() }
+        PickContext {
+            path: "/a/B",
+            hash_key: None,
+            avoid: &[],
+            random: 0,
+            now: Instant::now(),
+        }
     }
 
     #[test]
@@ -117,7 +133,10 @@ mod tests {
         let update = policy.update(&[candidate(1, Idle), candidate(2, Idle)], Instant::now());
         assert_eq!(update.connect, [1]);
         assert!(matches!(update.picker.pick(&context()), Pick::Wait));
-        let update = policy.update(&[candidate(1, TransientFailure), candidate(2, Connecting)], Instant::now());
+        let update = policy.update(
+            &[candidate(1, TransientFailure), candidate(2, Connecting)],
+            Instant::now(),
+        );
         assert_eq!(update.connect, [1, 2]);
     }
 
@@ -125,7 +144,10 @@ mod tests {
     fn keeps_the_connection_it_has() {
         use ConnectivityState::{Connecting, Ready};
         let mut policy = PickFirst::default();
-        policy.update(&[candidate(1, Connecting), candidate(2, Ready)], Instant::now());
+        policy.update(
+            &[candidate(1, Connecting), candidate(2, Ready)],
+            Instant::now(),
+        );
         let update = policy.update(&[candidate(1, Ready), candidate(2, Ready)], Instant::now());
         assert_eq!(update.connect, [2]);
     }
@@ -133,12 +155,22 @@ mod tests {
     #[test]
     fn a_failure_names_the_endpoint_and_the_cause() {
         let mut policy = PickFirst::default();
-        let update = policy.update(&[candidate(7, ConnectivityState::TransientFailure)], Instant::now());
-        let Pick::Fail(status) = update.picker.pick(&context()) else { panic!("picked") };
+        let update = policy.update(
+            &[candidate(7, ConnectivityState::TransientFailure)],
+            Instant::now(),
+        );
+        let Pick::Fail(status) = update.picker.pick(&context()) else {
+            panic!("picked")
+        };
         let text = status.to_string();
-        assert!(text.contains("127.0.0.1:7") && text.contains("refused"), "{text}");
+        assert!(
+            text.contains("127.0.0.1:7") && text.contains("refused"),
+            "{text}"
+        );
         let update = policy.update(&[], Instant::now());
-        let Pick::Fail(status) = update.picker.pick(&context()) else { panic!("picked") };
+        let Pick::Fail(status) = update.picker.pick(&context()) else {
+            panic!("picked")
+        };
         assert!(status.message().contains("no endpoint"));
     }
 }

@@ -31,7 +31,11 @@ type Starting<T> = oneshot::Receiver<Result<T, Status>>;
 
 /// Starts a streaming call at once: in place when a connection is ready, in a task of its own when
 /// it has to wait for one.
-pub(crate) fn start<Q, R>(core: &Arc<Core>, method: &Method<Q, R>, call: ClientCall) -> (RequestStream<Q>, RecvStream<R>) {
+pub(crate) fn start<Q, R>(
+    core: &Arc<Core>,
+    method: &Method<Q, R>,
+    call: ClientCall,
+) -> (RequestStream<Q>, RecvStream<R>) {
     let single = call.body.is_some();
     let deadline = call.deadline;
     let path: Arc<str> = call.path.as_str().into();
@@ -43,17 +47,28 @@ pub(crate) fn start<Q, R>(core: &Arc<Core>, method: &Method<Q, R>, call: ClientC
             let reply = core.run(call).await;
             let opened = reply.and_then(|reply| match reply.payload {
                 Payload::Stream(opened) => Ok(opened),
-                Payload::Message(_) => Err(Status::internal("an interceptor answered a streaming call with a message")),
+                Payload::Message(_) => Err(Status::internal(
+                    "an interceptor answered a streaming call with a message",
+                )),
             });
             // A half whose receiver is gone is dropped, which resets the stream.
             match opened {
                 Ok(opened) => {
                     let Opened { plan, halves } = *opened;
-                    let (mine, theirs) = if single { (Some(halves.send), None) } else { (None, Some(halves.send)) };
+                    let (mine, theirs) = if single {
+                        (Some(halves.send), None)
+                    } else {
+                        (None, Some(halves.send))
+                    };
                     if let Some(send) = theirs {
                         let _ = send_started.send(Ok(send));
                     }
-                    let _ = recv_started.send(Ok(OpenedRecv { plan, recv: halves.recv, guard: halves.guard, send: mine }));
+                    let _ = recv_started.send(Ok(OpenedRecv {
+                        plan,
+                        recv: halves.recv,
+                        guard: halves.guard,
+                        send: mine,
+                    }));
                 }
                 Err(status) => {
                     let _ = send_started.send(Err(status.clone()));
@@ -64,7 +79,11 @@ pub(crate) fn start<Q, R>(core: &Arc<Core>, method: &Method<Q, R>, call: ClientC
     };
     let mut starting = Box::pin(starting);
     let _runtime = core.runtime.enter();
-    if starting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+    if starting
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_pending()
+    {
         core.runtime.spawn(starting);
     }
     let requests = RequestStream {
@@ -75,7 +94,10 @@ pub(crate) fn start<Q, R>(core: &Arc<Core>, method: &Method<Q, R>, call: ClientC
         path,
         finished: single,
     };
-    (requests, RecvStream::client(receiver, method.response, core.receive_limit, deadline))
+    (
+        requests,
+        RecvStream::client(receiver, method.response, core.receive_limit, deadline),
+    )
 }
 
 enum SendState {
@@ -99,7 +121,9 @@ pub struct RequestStream<T> {
 
 impl<T> std::fmt::Debug for RequestStream<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestStream").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("RequestStream")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -139,7 +163,8 @@ impl<T> RequestStream<T> {
         poll_fn(|cx| self.poll_started(cx)).await?;
         self.finished = true;
         if let SendState::Open(send) = &mut self.state {
-            send.send(bytes::Bytes::new(), true).map_err(|error| error.into_status().with_path(&self.path))?;
+            send.send(bytes::Bytes::new(), true)
+                .map_err(|error| error.into_status().with_path(&self.path))?;
         }
         Ok(())
     }
@@ -150,7 +175,9 @@ impl<T> RequestStream<T> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Ok(send))) => SendState::Open(send),
                 Poll::Ready(Ok(Err(status))) => SendState::Failed(status),
-                Poll::Ready(Err(_)) => SendState::Failed(Status::cancelled("the call ended before it had started")),
+                Poll::Ready(Err(_)) => {
+                    SendState::Failed(Status::cancelled("the call ended before it had started"))
+                }
             };
             self.state = state;
         }
@@ -165,17 +192,25 @@ impl<T> RequestStream<T> {
             Poll::Ready(Ok(())) => {}
             other => return self.or_deadline(other, cx),
         }
-        let SendState::Open(send) = &mut self.state else { return Poll::Pending };
+        let SendState::Open(send) = &mut self.state else {
+            return Poll::Pending;
+        };
         let polled = send.poll_ready(cx, 1).map_err(|error| error.into_status());
         self.or_deadline(polled, cx)
     }
 
-    fn or_deadline(&mut self, polled: Poll<Result<(), Status>>, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+    fn or_deadline(
+        &mut self,
+        polled: Poll<Result<(), Status>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Status>> {
         if polled.is_pending()
             && let Some(sleep) = &mut self.deadline
             && sleep.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Err(Status::deadline_exceeded("the request could not be sent by the deadline")));
+            return Poll::Ready(Err(Status::deadline_exceeded(
+                "the request could not be sent by the deadline",
+            )));
         }
         polled
     }
@@ -204,9 +239,13 @@ impl<T> SendPermit<'_, T> {
         let stream = self.0;
         let bytes = message::encode(stream.codec, &message, stream.encoding)?;
         match &mut stream.state {
-            SendState::Open(send) => send.send(bytes, false).map_err(|error| error.into_status().with_path(&stream.path)),
+            SendState::Open(send) => send
+                .send(bytes, false)
+                .map_err(|error| error.into_status().with_path(&stream.path)),
             SendState::Failed(status) => Err(status.clone()),
-            SendState::Starting(_) => Err(Status::internal("a permit was given before the call had started")),
+            SendState::Starting(_) => Err(Status::internal(
+                "a permit was given before the call had started",
+            )),
         }
     }
 }
@@ -219,13 +258,18 @@ pub struct ClientStream<Q, R> {
 
 impl<Q, R> std::fmt::Debug for ClientStream<Q, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientStream").field("requests", &self.requests).finish_non_exhaustive()
+        f.debug_struct("ClientStream")
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
     }
 }
 
 impl<Q, R> ClientStream<Q, R> {
     pub(crate) fn new(requests: RequestStream<Q>, responses: RecvStream<R>) -> Self {
-        Self { requests, responses }
+        Self {
+            requests,
+            responses,
+        }
     }
 
     /// Waits for room, then encodes and queues a message whole.
@@ -253,18 +297,25 @@ impl<Q, R> ClientStream<Q, R> {
     /// # Cancel safety
     /// Dropping the future cancels the call.
     pub async fn finish(self) -> Result<Response<R>, Status> {
-        let Self { requests, mut responses } = self;
+        let Self {
+            requests,
+            mut responses,
+        } = self;
         // When the server has ended the call already, its answer says more than this error.
         let finished = requests.finish().await;
         let message = match responses.recv().await? {
             Some(message) => message,
             None => {
                 finished?;
-                return Err(Status::internal("the server ended the call with OK and without a message"));
+                return Err(Status::internal(
+                    "the server ended the call with OK and without a message",
+                ));
             }
         };
         if responses.recv().await?.is_some() {
-            return Err(Status::internal("the server answered with more than one message"));
+            return Err(Status::internal(
+                "the server answered with more than one message",
+            ));
         }
         Ok(responses.into_response(message))
     }

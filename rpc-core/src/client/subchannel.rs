@@ -29,7 +29,13 @@ struct Inner {
 impl Subchannel {
     pub(crate) fn new(id: u64, endpoint: Arc<Endpoint>) -> Self {
         let name = endpoint.address.to_string().into();
-        Self(Arc::new(Inner { id, endpoint, name, connection: ArcSwapOption::empty(), detached_ready: false }))
+        Self(Arc::new(Inner {
+            id,
+            endpoint,
+            name,
+            connection: ArcSwapOption::empty(),
+            detached_ready: false,
+        }))
     }
 
     /// A handle without a connection, for tests of pickers; its id is the port of a TCP address.
@@ -64,7 +70,13 @@ impl Subchannel {
     /// Whether calls can be sent to it now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.detached_ready || self.0.connection.load().as_ref().is_some_and(|connection| connection.is_usable())
+        self.0.detached_ready
+            || self
+                .0
+                .connection
+                .load()
+                .as_ref()
+                .is_some_and(|connection| connection.is_usable())
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -72,7 +84,10 @@ impl Subchannel {
     }
 
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
-        self.0.connection.load_full().filter(|connection| connection.is_usable())
+        self.0
+            .connection
+            .load_full()
+            .filter(|connection| connection.is_usable())
     }
 }
 
@@ -92,10 +107,21 @@ pub(crate) struct Steering {
 }
 
 /// Keeps one endpoint connected for as long as that is wanted.
-pub(crate) fn start(subchannel: Subchannel, dialer: Arc<Dialer>, changes: mpsc::UnboundedSender<StateChange>) -> Steering {
+pub(crate) fn start(
+    subchannel: Subchannel,
+    dialer: Arc<Dialer>,
+    changes: mpsc::UnboundedSender<StateChange>,
+) -> Steering {
     let (wanted, wants) = watch::channel(false);
     let retry_now = Arc::new(Notify::new());
-    let runner = Runner { subchannel, dialer, changes, wants, retry_now: Arc::clone(&retry_now), backoff: Backoff::default() };
+    let runner = Runner {
+        subchannel,
+        dialer,
+        changes,
+        wants,
+        retry_now: Arc::clone(&retry_now),
+        backoff: Backoff::default(),
+    };
     tokio::spawn(runner.run());
     Steering { wanted, retry_now }
 }
@@ -150,7 +176,10 @@ impl Runner {
         let since = Instant::now();
         let connection = Arc::new(connection);
         tracing::info!(endpoint = %self.subchannel.name(), "connected");
-        self.subchannel.0.connection.store(Some(Arc::clone(&connection)));
+        self.subchannel
+            .0
+            .connection
+            .store(Some(Arc::clone(&connection)));
         self.report(ConnectivityState::Ready, None);
         tokio::select! {
             () = connection.unusable() => {}
@@ -162,12 +191,19 @@ impl Runner {
         if h2_client::lived_long(since) || !*self.wants.borrow() {
             return None;
         }
-        Some(Status::unavailable(format!("{} closed the connection at once", self.subchannel.name())))
+        Some(Status::unavailable(format!(
+            "{} closed the connection at once",
+            self.subchannel.name()
+        )))
     }
 
     fn report(&self, state: ConnectivityState, error: Option<Status>) {
         // Nobody listens once the channel is gone, and then nobody needs to know.
-        let _ = self.changes.send(StateChange { id: self.subchannel.id(), state, error });
+        let _ = self.changes.send(StateChange {
+            id: self.subchannel.id(),
+            state,
+            error,
+        });
     }
 }
 
@@ -200,7 +236,11 @@ mod tests {
     fn backoff_grows_to_two_minutes_with_jitter() {
         let mut backoff = Backoff::default();
         let waits: Vec<f64> = (0..15).map(|_| backoff.next(0.5).as_secs_f64()).collect();
-        assert!((waits[0] - 1.0).abs() < 1e-9 && (waits[1] - 1.6).abs() < 1e-9 && (waits[2] - 2.56).abs() < 1e-9);
+        assert!(
+            (waits[0] - 1.0).abs() < 1e-9
+                && (waits[1] - 1.6).abs() < 1e-9
+                && (waits[2] - 2.56).abs() < 1e-9
+        );
         assert!((waits[14] - 120.0).abs() < 1e-9);
         assert_eq!(Backoff::default().next(0.0), Duration::from_millis(800));
         assert_eq!(Backoff::default().next(1.0), Duration::from_millis(1200));

@@ -16,8 +16,14 @@ pub struct Body(Kind);
 
 enum Kind {
     Empty,
-    Single { message: Option<Bytes>, trailers: Option<HeaderMap> },
-    Stream { inbox: Inbox, _handler: AbortOnDrop },
+    Single {
+        message: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+    Stream {
+        inbox: Inbox,
+        _handler: AbortOnDrop,
+    },
 }
 
 /// Ends a handler's task with the response that nobody reads any more.
@@ -45,11 +51,17 @@ impl Body {
     }
 
     pub(super) fn single(message: Bytes, trailers: HeaderMap) -> Self {
-        Self(Kind::Single { message: Some(message), trailers: Some(trailers) })
+        Self(Kind::Single {
+            message: Some(message),
+            trailers: Some(trailers),
+        })
     }
 
     pub(super) fn stream(inbox: Inbox, handler: AbortOnDrop) -> Self {
-        Self(Kind::Stream { inbox, _handler: handler })
+        Self(Kind::Stream {
+            inbox,
+            _handler: handler,
+        })
     }
 }
 
@@ -57,12 +69,18 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let next = match &mut this.0 {
             Kind::Empty => return Poll::Ready(None),
             Kind::Single { message, trailers } => {
-                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                let frame = message
+                    .take()
+                    .map(Frame::data)
+                    .or_else(|| trailers.take().map(Frame::trailers));
                 return Poll::Ready(frame.map(Ok));
             }
             Kind::Stream { inbox, _handler: _ } => match inbox.poll_next(cx) {
@@ -80,7 +98,9 @@ impl http_body::Body for Body {
             }
             Next::Reset => {
                 this.0 = Kind::Empty;
-                Some(Err(std::io::Error::other("the handler ended the stream abruptly")))
+                Some(Err(std::io::Error::other(
+                    "the handler ended the stream abruptly",
+                )))
             }
         })
     }

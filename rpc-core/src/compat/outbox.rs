@@ -67,7 +67,11 @@ impl SendHalf for Outbox {
         wake(reader);
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, _length: usize) -> Poll<Result<(), StreamError>> {
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        _length: usize,
+    ) -> Poll<Result<(), StreamError>> {
         let mut state = lock(&self.0);
         if state.reset {
             return Poll::Ready(Err(StreamError::Reset(ErrorCode::CANCEL)));
@@ -111,7 +115,10 @@ impl SendHalf for Outbox {
 
 impl Inbox {
     /// Waits until it is known how the response begins: with a head, or with the end.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Trailers>> {
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, Trailers>> {
         let mut state = lock(&self.0);
         if let Some(head) = state.head.take() {
             return Poll::Ready(Ok(head));
@@ -129,16 +136,27 @@ impl Inbox {
         let mut state = lock(&self.0);
         if let Some(first) = state.queue.pop_front() {
             let mut data = first;
-            if state.queue.front().is_some_and(|next| data.len() + next.len() <= JOIN_UP_TO) {
+            if state
+                .queue
+                .front()
+                .is_some_and(|next| data.len() + next.len() <= JOIN_UP_TO)
+            {
                 let mut joined = bytes::BytesMut::with_capacity(JOIN_UP_TO.min(state.queued));
                 joined.extend_from_slice(&data);
-                while let Some(next) = state.queue.pop_front_if(|next| joined.len() + next.len() <= JOIN_UP_TO) {
+                while let Some(next) = state
+                    .queue
+                    .pop_front_if(|next| joined.len() + next.len() <= JOIN_UP_TO)
+                {
                     joined.extend_from_slice(&next);
                 }
                 data = joined.freeze();
             }
             state.queued -= data.len();
-            let writer = if state.queued < ADMIT_BELOW { state.writer.take() } else { None };
+            let writer = if state.queued < ADMIT_BELOW {
+                state.writer.take()
+            } else {
+                None
+            };
             drop(state);
             wake(writer);
             return Poll::Ready(Next::Data(data));
@@ -181,7 +199,9 @@ mod tests {
             admitted += 1;
         }
         assert_eq!(admitted, 4);
-        assert!(matches!(inbox.poll_next(&mut context()), Poll::Ready(Next::Data(data)) if data.len() == 20_000));
+        assert!(
+            matches!(inbox.poll_next(&mut context()), Poll::Ready(Next::Data(data)) if data.len() == 20_000)
+        );
         assert!(outbox.poll_ready(&mut context(), 1).is_ready());
     }
 
@@ -192,17 +212,25 @@ mod tests {
             outbox.send(Bytes::from(vec![byte; 100]), false).unwrap();
         }
         outbox.send_trailers(Trailers::ok(Default::default()));
-        let Poll::Ready(Next::Data(data)) = inbox.poll_next(&mut context()) else { panic!("no data") };
+        let Poll::Ready(Next::Data(data)) = inbox.poll_next(&mut context()) else {
+            panic!("no data")
+        };
         assert_eq!(data.len(), 1000);
         assert!(data.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert!(matches!(inbox.poll_next(&mut context()), Poll::Ready(Next::Trailers(_))));
+        assert!(matches!(
+            inbox.poll_next(&mut context()),
+            Poll::Ready(Next::Trailers(_))
+        ));
     }
 
     #[test]
     fn a_client_that_has_gone_is_an_error() {
         let (mut outbox, inbox) = pair();
         drop(inbox);
-        assert!(matches!(outbox.poll_ready(&mut context(), 1), Poll::Ready(Err(_))));
+        assert!(matches!(
+            outbox.poll_ready(&mut context(), 1),
+            Poll::Ready(Err(_))
+        ));
         assert!(outbox.send(Bytes::new(), false).is_err());
     }
 }

@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use super::body::{AbortOnDrop, Body};
 use super::outbox;
 use crate::client::FinishedCall;
-use crate::server::{Finished, Handler, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
 use crate::request::PeerAddr;
+use crate::server::{
+    Finished, Handler, IncomingCall, Options, Router, ShutdownHandle, Single, guarded,
+};
 use crate::transport::connector::Io;
 use crate::transport::http_fields::{self, GRPC_ACCEPT_ENCODING};
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
@@ -40,7 +42,9 @@ pub struct RouterService {
 
 impl std::fmt::Debug for RouterService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RouterService").field("router", &self.router).finish_non_exhaustive()
+        f.debug_struct("RouterService")
+            .field("router", &self.router)
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,7 +56,12 @@ impl From<Router> for RouterService {
 
 impl RouterService {
     pub(crate) fn with_options(router: Router, options: Options) -> Self {
-        Self { router, options: Arc::new(options), handlers: Arc::default(), peer: None }
+        Self {
+            router,
+            options: Arc::new(options),
+            handlers: Arc::default(),
+            peer: None,
+        }
     }
 
     pub(crate) fn with_peer(mut self, peer: PeerAddr) -> Self {
@@ -98,7 +107,9 @@ impl RouterService {
         let (parts, body) = request.into_parts();
         if parts.method != Method::POST {
             let mut response = http_error(StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
         let mut fields = http_fields::parse_fields(&parts.headers);
@@ -107,7 +118,11 @@ impl RouterService {
         }
         let started = Instant::now();
         let path: Arc<str> = parts.uri.path().into();
-        let report = Report { service: self.clone(), path: Arc::clone(&path), started };
+        let report = Report {
+            service: self.clone(),
+            path: Arc::clone(&path),
+            started,
+        };
         let handler = match fields.take_error() {
             Some(status) => Err(status),
             None => self.router.route(&path),
@@ -136,7 +151,9 @@ impl RouterService {
         };
         match handler {
             Handler::Single(handler) => {
-                let outcome = guarded(&path, deadline, handler(call)).await.and_then(|outcome| outcome);
+                let outcome = guarded(&path, deadline, handler(call))
+                    .await
+                    .and_then(|outcome| outcome);
                 drop(admission);
                 match outcome {
                     Ok(single) => {
@@ -150,7 +167,9 @@ impl RouterService {
                 let (mut end, mut inbox) = outbox::pair();
                 let running = handler(call, Box::new(end.clone_handle()));
                 let task = tokio::spawn(async move {
-                    let Finished(outcome) = guarded(&path, deadline, running).await.unwrap_or_else(|status| Finished(Err(status)));
+                    let Finished(outcome) = guarded(&path, deadline, running)
+                        .await
+                        .unwrap_or_else(|status| Finished(Err(status)));
                     drop(admission);
                     report.finished(outcome.as_ref().err());
                     end.send_trailers(match outcome {
@@ -205,7 +224,13 @@ impl Report {
             return;
         }
         let peer = self.service.peer.as_ref().map(ToString::to_string);
-        let call = FinishedCall::new(&self.path, status, self.started.elapsed(), peer.as_deref(), 1);
+        let call = FinishedCall::new(
+            &self.path,
+            status,
+            self.started.elapsed(),
+            peer.as_deref(),
+            1,
+        );
         for observer in &self.service.options.observers {
             observer.call_finished(&call);
         }
@@ -216,7 +241,9 @@ impl Report {
         let unsupported = status.code() == Code::Unimplemented;
         let mut response = trailers_only(&Trailers::error(status));
         if unsupported {
-            response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPT));
+            response
+                .headers_mut()
+                .insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPT));
         }
         response
     }
@@ -240,7 +267,10 @@ fn single_response(single: Single) -> Response<Body> {
     let mut trailers = http::HeaderMap::with_capacity(2);
     http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
     let mut response = Response::new(Body::single(single.message, trailers));
-    let head = ResponseHead { encoding: single.encoding, metadata: single.metadata };
+    let head = ResponseHead {
+        encoding: single.encoding,
+        metadata: single.metadata,
+    };
     *response.headers_mut() = http_fields::response_fields(&head);
     response
 }

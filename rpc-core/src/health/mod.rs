@@ -42,11 +42,19 @@ pub enum ServingStatus {
 }
 
 /// `/grpc.health.v1.Health/Check`.
-pub const CHECK: Method<HealthCheckRequest, HealthCheckResponse> =
-    Method::unary("/grpc.health.v1.Health/Check", Codec::prost(), Codec::prost()).no_side_effects();
+pub const CHECK: Method<HealthCheckRequest, HealthCheckResponse> = Method::unary(
+    "/grpc.health.v1.Health/Check",
+    Codec::prost(),
+    Codec::prost(),
+)
+.no_side_effects();
 /// `/grpc.health.v1.Health/Watch`.
-pub const WATCH: Method<HealthCheckRequest, HealthCheckResponse> =
-    Method::server_streaming("/grpc.health.v1.Health/Watch", Codec::prost(), Codec::prost()).no_side_effects();
+pub const WATCH: Method<HealthCheckRequest, HealthCheckResponse> = Method::server_streaming(
+    "/grpc.health.v1.Health/Watch",
+    Codec::prost(),
+    Codec::prost(),
+)
+.no_side_effects();
 
 /// The health of a server and of each of its services; cheap to clone.
 ///
@@ -71,7 +79,10 @@ impl Health {
     #[must_use]
     pub fn new() -> Self {
         let services = HashMap::from([(String::new(), ServingStatus::Serving)]);
-        Self(Arc::new(watch::Sender::new(State { services, ended: false })))
+        Self(Arc::new(watch::Sender::new(State {
+            services,
+            ended: false,
+        })))
     }
 
     /// Sets the status of a service; those who watch it are told.
@@ -94,33 +105,51 @@ impl Health {
                 let service = &request.get_ref().service;
                 let status = state.borrow().status(service);
                 match status {
-                    Some(status) => Ok(Response::new(HealthCheckResponse { status: status as i32 })),
-                    None => Err(Status::not_found(format!("the health of the service {service:?} is not known"))),
+                    Some(status) => Ok(Response::new(HealthCheckResponse {
+                        status: status as i32,
+                    })),
+                    None => Err(Status::not_found(format!(
+                        "the health of the service {service:?} is not known"
+                    ))),
                 }
             })
-            .server_streaming(&WATCH, &self.0, |state, request, mut responses| async move {
-                let mut changes = state.subscribe();
-                let service = request.into_inner().service;
-                let mut last = None;
-                loop {
-                    let status = changes.borrow_and_update().status(&service).unwrap_or(ServingStatus::ServiceUnknown);
-                    if last.replace(status) != Some(status) {
-                        let message = HealthCheckResponse { status: status as i32 };
-                        if let Err(gone) = responses.send(message).await {
-                            return responses.finish(Err(gone));
+            .server_streaming(
+                &WATCH,
+                &self.0,
+                |state, request, mut responses| async move {
+                    let mut changes = state.subscribe();
+                    let service = request.into_inner().service;
+                    let mut last = None;
+                    loop {
+                        let status = changes
+                            .borrow_and_update()
+                            .status(&service)
+                            .unwrap_or(ServingStatus::ServiceUnknown);
+                        if last.replace(status) != Some(status) {
+                            let message = HealthCheckResponse {
+                                status: status as i32,
+                            };
+                            if let Err(gone) = responses.send(message).await {
+                                return responses.finish(Err(gone));
+                            }
+                        }
+                        if changes.changed().await.is_err() {
+                            return responses
+                                .finish(Err(Status::cancelled("the server has ended")));
                         }
                     }
-                    if changes.changed().await.is_err() {
-                        return responses.finish(Err(Status::cancelled("the server has ended")));
-                    }
-                }
-            })
+                },
+            )
     }
 }
 
 impl State {
     fn status(&self, service: &str) -> Option<ServingStatus> {
         let status = self.services.get(service).copied();
-        if self.ended { status.map(|_| ServingStatus::NotServing) } else { status }
+        if self.ended {
+            status.map(|_| ServingStatus::NotServing)
+        } else {
+            status
+        }
     }
 }

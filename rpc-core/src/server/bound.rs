@@ -77,23 +77,37 @@ pub(crate) enum Listener {
 
 impl Listener {
     pub(crate) async fn bind(text: &str) -> Result<Self, ServeError> {
-        let error = |what, source: Box<dyn std::error::Error + Send + Sync>| ServeError { address: text.to_owned(), what, source };
-        let address: Address = text.parse().map_err(|why| error("listening on", Box::new(why)))?;
+        let error = |what, source: Box<dyn std::error::Error + Send + Sync>| ServeError {
+            address: text.to_owned(),
+            what,
+            source,
+        };
+        let address: Address = text
+            .parse()
+            .map_err(|why| error("listening on", Box::new(why)))?;
         match address {
             Address::Tcp { host, port } => {
-                let listener = TcpListener::bind((&*host, port)).await.map_err(|why| error("listening on", why.into()))?;
+                let listener = TcpListener::bind((&*host, port))
+                    .await
+                    .map_err(|why| error("listening on", why.into()))?;
                 Self::tcp(listener)
             }
             #[cfg(unix)]
             Address::Unix(path) => {
                 // A socket file that nobody listens on any more is in the way of the next process.
-                if std::os::unix::net::UnixStream::connect(&path).is_err_and(|why| why.kind() == io::ErrorKind::ConnectionRefused) {
+                if std::os::unix::net::UnixStream::connect(&path)
+                    .is_err_and(|why| why.kind() == io::ErrorKind::ConnectionRefused)
+                {
                     let _ = std::fs::remove_file(&path);
                 }
-                let listener = UnixListener::bind(&path).map_err(|why| error("listening on", why.into()))?;
+                let listener =
+                    UnixListener::bind(&path).map_err(|why| error("listening on", why.into()))?;
                 Ok(Self::Unix(listener, path.to_path_buf()))
             }
-            _ => Err(error("listening on", "a server needs host:port or unix:/path".into())),
+            _ => Err(error(
+                "listening on",
+                "a server needs host:port or unix:/path".into(),
+            )),
         }
     }
 
@@ -132,7 +146,9 @@ pub struct BoundServer {
 
 impl fmt::Debug for BoundServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundServer").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("BoundServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,7 +159,12 @@ impl BoundServer {
             #[cfg(unix)]
             Listener::Unix(_, path) => BoundAddr::Unix(path.clone()),
         };
-        Self { builder, listener, address, shutdown: ShutdownHandle::new() }
+        Self {
+            builder,
+            listener,
+            address,
+            shutdown: ShutdownHandle::new(),
+        }
     }
 
     /// Where it listens, with the port that the system chose.
@@ -156,7 +177,11 @@ impl BoundServer {
     #[must_use]
     pub fn uri(&self) -> String {
         #[cfg(feature = "tls")]
-        let scheme = if self.builder.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.builder.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         #[cfg(not(feature = "tls"))]
         let scheme = "http";
         match &self.address {
@@ -180,9 +205,15 @@ impl BoundServer {
     /// Dropping the future closes the server abruptly.
     pub async fn serve_until_terminated(self) -> Result<(), ServeError> {
         let address = self.address.to_string();
-        let failed = |source: io::Error| ServeError { address, what: "listening for SIGTERM at", source: source.into() };
+        let failed = |source: io::Error| ServeError {
+            address,
+            what: "listening for SIGTERM at",
+            source: source.into(),
+        };
         #[cfg(unix)]
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                .map_err(failed)?;
         let handle = self.shutdown_handle();
         let signals = async move {
             #[cfg(unix)]
@@ -210,15 +241,24 @@ impl BoundServer {
     /// # Cancel safety
     /// Dropping the future closes the server abruptly.
     pub async fn serve(self) -> Result<(), ServeError> {
-        let Self { builder, listener, address, shutdown } = self;
-        let slots = Arc::new(Semaphore::new(builder.max_connections.min(Semaphore::MAX_PERMITS)));
+        let Self {
+            builder,
+            listener,
+            address,
+            shutdown,
+        } = self;
+        let slots = Arc::new(Semaphore::new(
+            builder.max_connections.min(Semaphore::MAX_PERMITS),
+        ));
         let service = RouterService::with_options(builder.router.clone(), builder.options.clone());
         let goaway = ShutdownHandle::new();
         let mut connections = JoinSet::new();
         tracing::info!(%address, "listening");
         let accepting = async {
             loop {
-                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                    break;
+                };
                 match listener.accept().await {
                     Ok((io, peer)) => {
                         while connections.try_join_next().is_some() {}
@@ -230,10 +270,16 @@ impl BoundServer {
                             let _slot = slot;
                             #[cfg(feature = "tls")]
                             if let Some(tls) = tls {
-                                match tokio::time::timeout(Duration::from_secs(10), tls.accept(io)).await {
+                                match tokio::time::timeout(Duration::from_secs(10), tls.accept(io))
+                                    .await
+                                {
                                     Ok(Ok(io)) => service.serve_connection(io, goaway).await,
-                                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                                    Err(_) => tracing::debug!("a TLS handshake took longer than 10 s"),
+                                    Ok(Err(error)) => {
+                                        tracing::debug!(%error, "a TLS handshake failed")
+                                    }
+                                    Err(_) => {
+                                        tracing::debug!("a TLS handshake took longer than 10 s")
+                                    }
                                 }
                                 return;
                             }
@@ -266,7 +312,10 @@ impl BoundServer {
         drop(listener);
         goaway.shutdown();
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(builder.drain_timeout, drained).await.is_err() {
+        if tokio::time::timeout(builder.drain_timeout, drained)
+            .await
+            .is_err()
+        {
             tracing::warn!(timeout = ?builder.drain_timeout, "calls were still open when the drain timeout passed");
         }
         if let BoundAddr::Unix(path) = &address {

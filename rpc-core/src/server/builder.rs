@@ -79,7 +79,9 @@ pub struct ServerBuilder {
 
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerBuilder").field("router", &self.router).finish_non_exhaustive()
+        f.debug_struct("ServerBuilder")
+            .field("router", &self.router)
+            .finish_non_exhaustive()
     }
 }
 

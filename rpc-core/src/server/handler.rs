@@ -29,10 +29,17 @@ pub(crate) struct IncomingCall {
 impl IncomingCall {
     /// The encoding of the responses: the server's, if the client takes it.
     pub(crate) fn response_encoding(&self) -> Encoding {
-        if self.accept.accepts(self.compress) { self.compress } else { Encoding::Identity }
+        if self.accept.accepts(self.compress) {
+            self.compress
+        } else {
+            Encoding::Identity
+        }
     }
 
-    pub(crate) fn into_request<T>(self, message: impl FnOnce(Box<dyn RecvHalf>) -> T) -> Request<T> {
+    pub(crate) fn into_request<T>(
+        self,
+        message: impl FnOnce(Box<dyn RecvHalf>) -> T,
+    ) -> Request<T> {
         let mut request = Request::new(message(self.recv));
         request.metadata = self.metadata;
         request.deadline = self.deadline;
@@ -54,7 +61,8 @@ pub(crate) struct Single {
 pub struct Finished(pub(crate) Result<Metadata, Status>);
 
 type SingleFn = dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
-type StreamingFn = dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;
+type StreamingFn =
+    dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;
 
 /// A handler of one method.
 #[derive(Clone)]
@@ -74,12 +82,23 @@ pub(crate) async fn guarded<T>(
         None => handler.await,
         Some(deadline) => match tokio::time::timeout_at(deadline.instant(), handler).await {
             Ok(outcome) => outcome,
-            Err(_) => return Err(Status::deadline_exceeded(format!("the handler of {path} did not end by the deadline"))),
+            Err(_) => {
+                return Err(Status::deadline_exceeded(format!(
+                    "the handler of {path} did not end by the deadline"
+                )));
+            }
         },
     };
     outcome.map_err(|panic| {
-        let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(path, panic = message.unwrap_or("(not text)"), "a handler panicked");
+        let message = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(
+            path,
+            panic = message.unwrap_or("(not text)"),
+            "a handler panicked"
+        );
         Status::internal(format!("the handler of {path} panicked"))
     })
 }

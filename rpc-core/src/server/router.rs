@@ -22,7 +22,10 @@ pub struct Service {
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("name", &self.name).field("methods", &self.methods.len()).finish()
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .field("methods", &self.methods.len())
+            .finish()
     }
 }
 
@@ -30,7 +33,10 @@ impl Service {
     /// A service without methods.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, methods: Vec::new() }
+        Self {
+            name,
+            methods: Vec::new(),
+        }
     }
 
     /// The full name, `package.Service`.
@@ -41,7 +47,12 @@ impl Service {
 
     /// Adds a unary method.
     #[must_use]
-    pub fn unary<S, Q, R, F, Fut>(mut self, method: &Method<Q, R>, state: &Arc<S>, handler: F) -> Self
+    pub fn unary<S, Q, R, F, Fut>(
+        mut self,
+        method: &Method<Q, R>,
+        state: &Arc<S>,
+        handler: F,
+    ) -> Self
     where
         S: Send + Sync + 'static,
         Q: Send + 'static,
@@ -56,16 +67,26 @@ impl Service {
             Box::pin(async move {
                 let encoding = call.response_encoding();
                 let message = read_single(&mut call, request).await?;
-                single(handler(state, call.into_request(|_| message)).await?, response, encoding)
+                single(
+                    handler(state, call.into_request(|_| message)).await?,
+                    response,
+                    encoding,
+                )
             }) as crate::BoxFuture<'static, _>
         };
-        self.methods.push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
+        self.methods
+            .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
         self
     }
 
     /// Adds a client-streaming method.
     #[must_use]
-    pub fn client_streaming<S, Q, R, F, Fut>(mut self, method: &Method<Q, R>, state: &Arc<S>, handler: F) -> Self
+    pub fn client_streaming<S, Q, R, F, Fut>(
+        mut self,
+        method: &Method<Q, R>,
+        state: &Arc<S>,
+        handler: F,
+    ) -> Self
     where
         S: Send + Sync + 'static,
         Q: Send + 'static,
@@ -78,15 +99,22 @@ impl Service {
         let erased = move |call: IncomingCall| {
             let encoding = call.response_encoding();
             let outcome = handler(Arc::clone(&state), stream_request(call, request));
-            Box::pin(async move { single(outcome.await?, response, encoding) }) as crate::BoxFuture<'static, _>
+            Box::pin(async move { single(outcome.await?, response, encoding) })
+                as crate::BoxFuture<'static, _>
         };
-        self.methods.push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
+        self.methods
+            .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
         self
     }
 
     /// Adds a server-streaming method.
     #[must_use]
-    pub fn server_streaming<S, Q, R, F, Fut>(mut self, method: &Method<Q, R>, state: &Arc<S>, handler: F) -> Self
+    pub fn server_streaming<S, Q, R, F, Fut>(
+        mut self,
+        method: &Method<Q, R>,
+        state: &Arc<S>,
+        handler: F,
+    ) -> Self
     where
         S: Send + Sync + 'static,
         Q: Send + 'static,
@@ -106,13 +134,21 @@ impl Service {
                 }
             }) as crate::BoxFuture<'static, _>
         };
-        self.methods.push((method.path().to_owned(), Handler::Streaming(Arc::new(erased))));
+        self.methods.push((
+            method.path().to_owned(),
+            Handler::Streaming(Arc::new(erased)),
+        ));
         self
     }
 
     /// Adds a bidirectional method.
     #[must_use]
-    pub fn bidi_streaming<S, Q, R, F, Fut>(mut self, method: &Method<Q, R>, state: &Arc<S>, handler: F) -> Self
+    pub fn bidi_streaming<S, Q, R, F, Fut>(
+        mut self,
+        method: &Method<Q, R>,
+        state: &Arc<S>,
+        handler: F,
+    ) -> Self
     where
         S: Send + Sync + 'static,
         Q: Send + 'static,
@@ -124,9 +160,16 @@ impl Service {
         let (state, handler) = (Arc::clone(state), handler);
         let erased = move |call: IncomingCall, send| {
             let responses = SendStream::new(send, response, call.response_encoding());
-            Box::pin(handler(Arc::clone(&state), stream_request(call, request), responses)) as crate::BoxFuture<'static, _>
+            Box::pin(handler(
+                Arc::clone(&state),
+                stream_request(call, request),
+                responses,
+            )) as crate::BoxFuture<'static, _>
         };
-        self.methods.push((method.path().to_owned(), Handler::Streaming(Arc::new(erased))));
+        self.methods.push((
+            method.path().to_owned(),
+            Handler::Streaming(Arc::new(erased)),
+        ));
         self
     }
 }
@@ -141,10 +184,16 @@ async fn read_single<Q>(call: &mut IncomingCall, codec: Codec<Q>) -> Result<Q, S
     let recv = std::mem::replace(&mut call.recv, Box::new(Ended));
     let mut stream = RecvStream::server(recv, codec, call.encoding, call.limit);
     let Some(message) = stream.recv().await? else {
-        return Err(Status::internal(format!("the call of {} has no request message", call.path)));
+        return Err(Status::internal(format!(
+            "the call of {} has no request message",
+            call.path
+        )));
     };
     if stream.recv().await?.is_some() {
-        return Err(Status::internal(format!("the call of {} has more than one request message", call.path)));
+        return Err(Status::internal(format!(
+            "the call of {} has more than one request message",
+            call.path
+        )));
     }
     Ok(message)
 }
@@ -155,14 +204,25 @@ impl crate::transport::stream::RecvHalf for Ended {
     fn poll_recv(
         &mut self,
         _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<crate::transport::stream::Event, crate::transport::stream::StreamError>> {
+    ) -> std::task::Poll<
+        Result<crate::transport::stream::Event, crate::transport::stream::StreamError>,
+    > {
         std::task::Poll::Ready(Ok(crate::transport::stream::Event::End))
     }
 }
 
-fn single<R>(response: Response<R>, codec: Codec<R>, encoding: crate::Encoding) -> Result<Single, Status> {
+fn single<R>(
+    response: Response<R>,
+    codec: Codec<R>,
+    encoding: crate::Encoding,
+) -> Result<Single, Status> {
     let message = message::encode(codec, response.get_ref(), encoding)?;
-    Ok(Single { metadata: response.metadata, encoding, message, trailers: response.trailers })
+    Ok(Single {
+        metadata: response.metadata,
+        encoding,
+        message,
+        trailers: response.trailers,
+    })
 }
 
 /// A call of a method that no service has, as a fallback sees it.
@@ -188,7 +248,9 @@ pub struct Router {
 
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Router").field("services", &self.services).finish_non_exhaustive()
+        f.debug_struct("Router")
+            .field("services", &self.services)
+            .finish_non_exhaustive()
     }
 }
 
@@ -226,15 +288,24 @@ impl Router {
         if let Some(handler) = self.methods.get(path) {
             return Ok(handler.clone());
         }
-        let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
-            return Err(Status::unimplemented(format!("{path:?} is not a method path; it should be /package.Service/Method")));
+        let Some((service, method)) = path
+            .strip_prefix('/')
+            .and_then(|path| path.rsplit_once('/'))
+        else {
+            return Err(Status::unimplemented(format!(
+                "{path:?} is not a method path; it should be /package.Service/Method"
+            )));
         };
         if let Some(fallback) = self.fallback.clone() {
             let codec = Codec::raw();
             return Ok(Handler::Streaming(Arc::new(move |call, send| {
                 let path = Arc::clone(&call.path);
                 let responses = SendStream::new(send, codec, call.response_encoding());
-                fallback(RawCall { path, request: stream_request(call, codec), responses })
+                fallback(RawCall {
+                    path,
+                    request: stream_request(call, codec),
+                    responses,
+                })
             })));
         }
         Err(Status::unimplemented(if self.services.contains(service) {
@@ -252,9 +323,11 @@ mod tests {
 
     fn router() -> Router {
         let method = Method::unary("/a.B/C", Codec::raw(), Codec::raw());
-        let service = Service::new("a.B").unary(&method, &Arc::new(()), |_, request: Request<Bytes>| async move {
-            Ok(Response::new(request.into_inner()))
-        });
+        let service = Service::new("a.B").unary(
+            &method,
+            &Arc::new(()),
+            |_, request: Request<Bytes>| async move { Ok(Response::new(request.into_inner())) },
+        );
         Router::new().add_service(service)
     }
 
@@ -262,15 +335,34 @@ mod tests {
     fn paths_are_matched_whole() {
         let router = router();
         assert!(router.route("/a.B/C").is_ok());
-        for path in ["", "a.B/C", "/a.B", "//a.B/C", "/a.B/C/", "/a.b/C", "/a.B/c", "/a.B/%43", "/a.B/../a.B/C", "/"] {
-            let Err(status) = router.route(path) else { panic!("{path} was routed") };
+        for path in [
+            "",
+            "a.B/C",
+            "/a.B",
+            "//a.B/C",
+            "/a.B/C/",
+            "/a.b/C",
+            "/a.B/c",
+            "/a.B/%43",
+            "/a.B/../a.B/C",
+            "/",
+        ] {
+            let Err(status) = router.route(path) else {
+                panic!("{path} was routed")
+            };
             assert_eq!(status.code(), Code::Unimplemented, "{path}");
         }
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let message = |path: &str| router().route(path).err().map(|status| status.message().to_owned()).unwrap();
+        let message = |path: &str| {
+            router()
+                .route(path)
+                .err()
+                .map(|status| status.message().to_owned())
+                .unwrap()
+        };
         assert_eq!(message("/a.B/X"), "the service a.B has no method X");
         assert_eq!(message("/a.X/C"), "this server has no service a.X");
     }

@@ -26,13 +26,22 @@ pub struct SendStream<T> {
 
 impl<T> fmt::Debug for SendStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendStream").field("head_sent", &self.head_sent).finish_non_exhaustive()
+        f.debug_struct("SendStream")
+            .field("head_sent", &self.head_sent)
+            .finish_non_exhaustive()
     }
 }
 
 impl<T> SendStream<T> {
     pub(crate) fn new(send: Box<dyn SendHalf>, codec: Codec<T>, encoding: Encoding) -> Self {
-        Self { send, codec, encoding, metadata: Metadata::new(), trailers: Metadata::new(), head_sent: false }
+        Self {
+            send,
+            codec,
+            encoding,
+            metadata: Metadata::new(),
+            trailers: Metadata::new(),
+            head_sent: false,
+        }
     }
 
     /// Waits for room, then encodes and queues a message whole.
@@ -54,7 +63,9 @@ impl<T> SendStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn reserve(&mut self) -> Result<ResponsePermit<'_, T>, Status> {
-        poll_fn(|cx| self.send.poll_ready(cx, 1)).await.map_err(|error| error.into_status())?;
+        poll_fn(|cx| self.send.poll_ready(cx, 1))
+            .await
+            .map_err(|error| error.into_status())?;
         Ok(ResponsePermit(self))
     }
 
@@ -72,7 +83,10 @@ impl<T> SendStream<T> {
     pub fn send_headers(&mut self) {
         if !std::mem::replace(&mut self.head_sent, true) {
             let metadata = std::mem::take(&mut self.metadata);
-            self.send.send_head(ResponseHead { encoding: self.encoding, metadata });
+            self.send.send_head(ResponseHead {
+                encoding: self.encoding,
+                metadata,
+            });
         }
     }
 
@@ -99,6 +113,9 @@ impl<T> ResponsePermit<'_, T> {
         let stream = self.0;
         stream.send_headers();
         let bytes = message::encode(stream.codec, &message, stream.encoding)?;
-        stream.send.send(bytes, false).map_err(|error| error.into_status())
+        stream
+            .send
+            .send(bytes, false)
+            .map_err(|error| error.into_status())
     }
 }

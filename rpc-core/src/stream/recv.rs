@@ -40,13 +40,25 @@ enum Source {
 
 impl<T> fmt::Debug for RecvStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvStream").field("codec", &self.codec).finish_non_exhaustive()
+        f.debug_struct("RecvStream")
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
     }
 }
 
 impl<T> RecvStream<T> {
-    pub(crate) fn server(recv: Box<dyn RecvHalf>, codec: Codec<T>, encoding: Encoding, limit: usize) -> Self {
-        Self::new(Source::Server(recv), codec, MessageDecoder::new(encoding, limit), None)
+    pub(crate) fn server(
+        recv: Box<dyn RecvHalf>,
+        codec: Codec<T>,
+        encoding: Encoding,
+        limit: usize,
+    ) -> Self {
+        Self::new(
+            Source::Server(recv),
+            codec,
+            MessageDecoder::new(encoding, limit),
+            None,
+        )
     }
 
     pub(crate) fn client(
@@ -61,12 +73,31 @@ impl<T> RecvStream<T> {
 
     /// A stream of a call that could not be started.
     pub(crate) fn failed(codec: Codec<T>, status: Status) -> Self {
-        Self::new(Source::Failed(status), codec, MessageDecoder::new(Encoding::Identity, 0), None)
+        Self::new(
+            Source::Failed(status),
+            codec,
+            MessageDecoder::new(Encoding::Identity, 0),
+            None,
+        )
     }
 
-    fn new(source: Source, codec: Codec<T>, decoder: MessageDecoder, deadline: Option<Deadline>) -> Self {
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
-        Self { codec, decoder, source, deadline, headers: None, trailers: None, delivered: false }
+    fn new(
+        source: Source,
+        codec: Codec<T>,
+        decoder: MessageDecoder,
+        deadline: Option<Deadline>,
+    ) -> Self {
+        let deadline =
+            deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
+        Self {
+            codec,
+            decoder,
+            source,
+            deadline,
+            headers: None,
+            trailers: None,
+            delivered: false,
+        }
     }
 
     /// The next message; nothing when the peer has ended its stream with success.
@@ -111,7 +142,11 @@ impl<T> RecvStream<T> {
     /// As [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
-            match self.decoder.next().and_then(|bytes| bytes.map(|bytes| message::decode(self.codec, bytes)).transpose()) {
+            match self.decoder.next().and_then(|bytes| {
+                bytes
+                    .map(|bytes| message::decode(self.codec, bytes))
+                    .transpose()
+            }) {
                 Ok(Some(message)) => {
                     self.delivered = true;
                     return Poll::Ready(Ok(Some(message)));
@@ -159,7 +194,8 @@ impl<T> RecvStream<T> {
                             Err(status) => Err(self.fail(status)),
                         },
                         Err(error) => {
-                            let status = Status::cancelled("the client ended the call").with_source(error.into_status());
+                            let status = Status::cancelled("the client ended the call")
+                                .with_source(error.into_status());
                             Err(self.fail(status))
                         }
                     });
@@ -167,7 +203,9 @@ impl<T> RecvStream<T> {
                 Source::Starting(started) => match Pin::new(started).poll(cx) {
                     Poll::Pending => None,
                     Poll::Ready(Ok(opened)) => Some(opened),
-                    Poll::Ready(Err(_)) => Some(Err(Status::cancelled("the call ended before it had started"))),
+                    Poll::Ready(Err(_)) => Some(Err(Status::cancelled(
+                        "the call ended before it had started",
+                    ))),
                 },
                 Source::Again(again) => match again.as_mut().poll(cx) {
                     Poll::Pending => None,
@@ -175,12 +213,10 @@ impl<T> RecvStream<T> {
                 },
                 Source::Open(opened) => match opened.recv.poll_recv(cx) {
                     Poll::Pending => None,
-                    Poll::Ready(event) => {
-                        match self.client_event(event) {
-                            Some(outcome) => return Poll::Ready(outcome),
-                            None => continue,
-                        }
-                    }
+                    Poll::Ready(event) => match self.client_event(event) {
+                        Some(outcome) => return Poll::Ready(outcome),
+                        None => continue,
+                    },
                 },
             };
             match opened {
@@ -192,7 +228,9 @@ impl<T> RecvStream<T> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
-        let Some(sleep) = &mut self.deadline else { return Poll::Pending };
+        let Some(sleep) = &mut self.deadline else {
+            return Poll::Pending;
+        };
         if sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -231,12 +269,21 @@ impl<T> RecvStream<T> {
                 }
                 Err(status) => status.into(),
             },
-            Ok(Event::End) => Status::unknown("the server ended the call without a grpc-status").into(),
+            Ok(Event::End) => {
+                Status::unknown("the server ended the call without a grpc-status").into()
+            }
             Err(error) => crate::client::Failed::from(error),
         };
         let source = std::mem::replace(&mut self.source, Source::Done);
-        let Source::Open(opened) = source else { return Some(Err(failed.status)) };
-        let OpenedRecv { mut plan, mut guard, send, recv } = *opened;
+        let Source::Open(opened) = source else {
+            return Some(Err(failed.status));
+        };
+        let OpenedRecv {
+            mut plan,
+            mut guard,
+            send,
+            recv,
+        } = *opened;
         guard.end(failed.status.code());
         drop(guard);
         // Only a call whose whole request is at hand can be made again.
@@ -253,7 +300,12 @@ impl<T> RecvStream<T> {
                 Err(status) => Err(status),
             };
             match again {
-                Ok(halves) => Ok(OpenedRecv { plan, recv: halves.recv, guard: halves.guard, send: Some(halves.send) }),
+                Ok(halves) => Ok(OpenedRecv {
+                    plan,
+                    recv: halves.recv,
+                    guard: halves.guard,
+                    send: Some(halves.send),
+                }),
                 Err(status) => {
                     plan.report(Some(&status));
                     Err(status)

@@ -35,7 +35,9 @@ impl Connector for SocketConnector {
                     Ok(Box::new(stream) as Box<dyn Io>)
                 }
                 #[cfg(unix)]
-                Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Io>),
+                Address::Unix(path) => {
+                    Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Io>)
+                }
                 other => Err(io::Error::new(
                     io::ErrorKind::Unsupported,
                     format!("{other} is not an address that sockets can reach"),

@@ -31,13 +31,20 @@ pub(crate) struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }
 
 /// Opens HTTP/2 on a byte stream and waits until the peer has shown that it speaks it.
-pub(crate) async fn connect(io: Box<dyn Io>, authority: &str, secure: bool) -> io::Result<Connection> {
-    let authority = Authority::try_from(authority).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+pub(crate) async fn connect(
+    io: Box<dyn Io>,
+    authority: &str,
+    secure: bool,
+) -> io::Result<Connection> {
+    let authority = Authority::try_from(authority)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -58,7 +65,12 @@ pub(crate) async fn connect(io: Box<dyn Io>, authority: &str, secure: bool) -> i
         let result = poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             // A GOAWAY shows as an error of every new request while open calls go on.
-            if !draining && matches!(probe.poll_ready(&mut Context::from_waker(std::task::Waker::noop())), Poll::Ready(Err(_))) {
+            if !draining
+                && matches!(
+                    probe.poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
+                    Poll::Ready(Err(_))
+                )
+            {
                 draining = true;
                 alive.send_replace(false);
             }
@@ -90,37 +102,63 @@ pub(crate) async fn connect(io: Box<dyn Io>, authority: &str, secure: bool) -> i
     }
     tokio::spawn(driver);
     let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
-    Ok(Connection { requests, authority, scheme, usable })
+    Ok(Connection {
+        requests,
+        authority,
+        scheme,
+        usable,
+    })
 }
 
 fn into_io(error: h2::Error) -> io::Error {
     if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::Other.into());
+        return error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::Other.into());
     }
     io::Error::other(error)
 }
 
 impl Connection {
     /// Opens a stream; the head goes out, the messages follow through the sending half.
-    pub(crate) fn open(&self, head: &RequestHead, deadline: Option<Deadline>) -> Result<(Sender, Receiver), StreamError> {
-        let path = PathAndQuery::try_from(head.path.as_str())
-            .map_err(|error| StreamError::Protocol(Status::invalid_argument(format!("the method path {:?} is not one", head.path)).with_source(error)))?;
+    pub(crate) fn open(
+        &self,
+        head: &RequestHead,
+        deadline: Option<Deadline>,
+    ) -> Result<(Sender, Receiver), StreamError> {
+        let path = PathAndQuery::try_from(head.path.as_str()).map_err(|error| {
+            StreamError::Protocol(
+                Status::invalid_argument(format!("the method path {:?} is not one", head.path))
+                    .with_source(error),
+            )
+        })?;
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(path);
-        let uri = http::Uri::from_parts(parts)
-            .map_err(|error| StreamError::Protocol(Status::internal("the target makes no URI").with_source(error)))?;
+        let uri = http::Uri::from_parts(parts).map_err(|error| {
+            StreamError::Protocol(Status::internal("the target makes no URI").with_source(error))
+        })?;
         let mut request = http::Request::new(());
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = uri;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.headers_mut() = http_fields::request_fields(head, deadline.map(Deadline::remaining));
-        let (response, stream) = self.requests.clone().send_request(request, false).map_err(|error| {
-            // Nothing was sent, whatever the reason.
-            StreamError::Refused(format!("the connection takes no more calls: {error}"))
-        })?;
-        Ok((Sender { stream }, Receiver { state: ReceiverState::Head(response) }))
+        *request.headers_mut() =
+            http_fields::request_fields(head, deadline.map(Deadline::remaining));
+        let (response, stream) =
+            self.requests
+                .clone()
+                .send_request(request, false)
+                .map_err(|error| {
+                    // Nothing was sent, whatever the reason.
+                    StreamError::Refused(format!("the connection takes no more calls: {error}"))
+                })?;
+        Ok((
+            Sender { stream },
+            Receiver {
+                state: ReceiverState::Head(response),
+            },
+        ))
     }
 
     /// Whether new calls can be opened.
@@ -144,7 +182,11 @@ pub(crate) struct Sender {
 impl SendHalf for Sender {
     fn send_head(&mut self, _head: ResponseHead) {}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, _length: usize) -> Poll<Result<(), StreamError>> {
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        _length: usize,
+    ) -> Poll<Result<(), StreamError>> {
         if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
             return Poll::Ready(Err(match reset {
                 Ok(reason) => StreamError::Reset(ErrorCode(reason.into())),
@@ -157,7 +199,9 @@ impl SendHalf for Sender {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(stream_error(error))),
-                Poll::Ready(None) => return Poll::Ready(Err(StreamError::Reset(ErrorCode::CANCEL))),
+                Poll::Ready(None) => {
+                    return Poll::Ready(Err(StreamError::Reset(ErrorCode::CANCEL)));
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -199,7 +243,11 @@ impl RecvHalf for Receiver {
                     }
                 };
                 let (parts, body) = response.into_parts();
-                match http_fields::client_head(parts.status.as_u16(), &parts.headers, body.is_end_stream()) {
+                match http_fields::client_head(
+                    parts.status.as_u16(),
+                    &parts.headers,
+                    body.is_end_stream(),
+                ) {
                     Ok(ClientHead::Head(head)) => {
                         self.state = ReceiverState::Body(body);
                         Poll::Ready(Ok(Event::Head(head)))
@@ -230,7 +278,9 @@ impl RecvHalf for Receiver {
                 }
                 let event = match body.poll_trailers(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(Some(headers))) => Ok(Event::Trailers(http_fields::trailers(&headers))),
+                    Poll::Ready(Ok(Some(headers))) => {
+                        Ok(Event::Trailers(http_fields::trailers(&headers)))
+                    }
                     Poll::Ready(Ok(None)) => Ok(Event::End),
                     Poll::Ready(Err(error)) => Err(stream_error(error)),
                 };

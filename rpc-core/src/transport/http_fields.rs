@@ -18,7 +18,8 @@ pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grp
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("rpc-core/", env!("CARGO_PKG_VERSION")));
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("rpc-core/", env!("CARGO_PKG_VERSION")));
 
 pub(crate) fn parse_fields(headers: &HeaderMap) -> Fields {
     let mut fields = Fields::default();
@@ -35,7 +36,10 @@ pub(crate) fn request_fields(head: &RequestHead, timeout: Option<Duration>) -> H
     headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
     headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPT));
     if head.encoding != Encoding::Identity {
-        headers.insert(GRPC_ENCODING, HeaderValue::from_static(head.encoding.name()));
+        headers.insert(
+            GRPC_ENCODING,
+            HeaderValue::from_static(head.encoding.name()),
+        );
     }
     if head.metadata.get("user-agent").is_none() {
         headers.insert(USER_AGENT, AGENT);
@@ -54,7 +58,10 @@ pub(crate) fn response_fields(head: &ResponseHead) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(4 + head.metadata.len());
     headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
     if head.encoding != Encoding::Identity {
-        headers.insert(GRPC_ENCODING, HeaderValue::from_static(head.encoding.name()));
+        headers.insert(
+            GRPC_ENCODING,
+            HeaderValue::from_static(head.encoding.name()),
+        );
     }
     append_metadata(&mut headers, &head.metadata);
     headers
@@ -63,8 +70,13 @@ pub(crate) fn response_fields(head: &ResponseHead) -> HeaderMap {
 /// The fields that end a response, into an empty map or, for a trailers-only response, its head.
 pub(crate) fn append_trailers(headers: &mut HeaderMap, trailers: &Trailers) {
     append_metadata(headers, &trailers.metadata);
-    let Some(status) = &trailers.status else { return };
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(status.code().as_str()));
+    let Some(status) = &trailers.status else {
+        return;
+    };
+    headers.insert(
+        GRPC_STATUS,
+        HeaderValue::from_static(status.code().as_str()),
+    );
     if status.code() == Code::Ok {
         return;
     }
@@ -92,7 +104,9 @@ fn bounded(message: &str) -> &str {
 
 fn append_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
     for (key, value) in metadata.iter() {
-        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else { continue };
+        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+            continue;
+        };
         let value = match value {
             MetadataValue::Text(text) => HeaderValue::from_str(text),
             MetadataValue::Binary(bytes) => HeaderValue::try_from(binary::encode(bytes)),
@@ -110,11 +124,23 @@ pub(crate) enum ClientHead {
 }
 
 /// Reads the head of a response.
-pub(crate) fn client_head(http_status: u16, headers: &HeaderMap, end: bool) -> Result<ClientHead, StreamError> {
+pub(crate) fn client_head(
+    http_status: u16,
+    headers: &HeaderMap,
+    end: bool,
+) -> Result<ClientHead, StreamError> {
     let mut fields = parse_fields(headers);
-    if fields.content_type == Some(ContentType::Other) || fields.content_type.is_none() && !fields.has_status() || http_status != 200 && !fields.has_status() {
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        return Err(StreamError::Protocol(status_of_http(http_status, content_type)));
+    if fields.content_type == Some(ContentType::Other)
+        || fields.content_type.is_none() && !fields.has_status()
+        || http_status != 200 && !fields.has_status()
+    {
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        return Err(StreamError::Protocol(status_of_http(
+            http_status,
+            content_type,
+        )));
     }
     if let Some(status) = fields.take_error() {
         let status = match status.code() {
@@ -126,7 +152,10 @@ pub(crate) fn client_head(http_status: u16, headers: &HeaderMap, end: bool) -> R
     if end || fields.has_status() {
         return Ok(ClientHead::TrailersOnly(fields.into_trailers()));
     }
-    Ok(ClientHead::Head(ResponseHead { encoding: fields.encoding, metadata: fields.metadata }))
+    Ok(ClientHead::Head(ResponseHead {
+        encoding: fields.encoding,
+        metadata: fields.metadata,
+    }))
 }
 
 /// Reads trailers.
@@ -139,7 +168,9 @@ pub(crate) fn stream_error(error: h2::Error) -> StreamError {
     use super::stream::ErrorCode;
     if error.is_go_away() && error.is_remote() {
         // The peer's GOAWAY names a lower last stream: it did not look at this one (RFC 9113 section 6.8).
-        return StreamError::Refused("the server is going away and did not process the call".to_owned());
+        return StreamError::Refused(
+            "the server is going away and did not process the call".to_owned(),
+        );
     }
     if error.is_io() {
         return StreamError::Lost(error.into());
@@ -173,7 +204,10 @@ mod tests {
     #[test]
     fn long_messages_are_cut_at_a_character() {
         let mut headers = HeaderMap::new();
-        append_trailers(&mut headers, &Trailers::error(Status::internal("é".repeat(4000))));
+        append_trailers(
+            &mut headers,
+            &Trailers::error(Status::internal("é".repeat(4000))),
+        );
         let status = trailers(&headers).into_result().unwrap_err();
         assert_eq!(status.message().len(), 4096);
     }
@@ -182,7 +216,9 @@ mod tests {
     fn an_html_page_is_not_grpc() {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        let Err(error) = client_head(503, &headers, false) else { panic!("accepted") };
+        let Err(error) = client_head(503, &headers, false) else {
+            panic!("accepted")
+        };
         let status = error.into_status();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains("text/html"));

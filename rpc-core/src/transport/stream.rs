@@ -54,12 +54,26 @@ impl ErrorCode {
 
     fn name(self) -> &'static str {
         const NAMES: [&str; 14] = [
-            "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR",
-            "SETTINGS_TIMEOUT", "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL",
-            "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY",
+            "NO_ERROR",
+            "PROTOCOL_ERROR",
+            "INTERNAL_ERROR",
+            "FLOW_CONTROL_ERROR",
+            "SETTINGS_TIMEOUT",
+            "STREAM_CLOSED",
+            "FRAME_SIZE_ERROR",
+            "REFUSED_STREAM",
+            "CANCEL",
+            "COMPRESSION_ERROR",
+            "CONNECT_ERROR",
+            "ENHANCE_YOUR_CALM",
+            "INADEQUATE_SECURITY",
             "HTTP_1_1_REQUIRED",
         ];
-        usize::try_from(self.0).ok().and_then(|index| NAMES.get(index)).copied().unwrap_or("an unknown code")
+        usize::try_from(self.0)
+            .ok()
+            .and_then(|index| NAMES.get(index))
+            .copied()
+            .unwrap_or("an unknown code")
     }
 
     /// The status of a stream that was reset with this code, by the table of the gRPC protocol document.
@@ -102,8 +116,13 @@ impl StreamError {
     pub(crate) fn into_status(self) -> Status {
         match self {
             Self::Refused(why) => Status::unavailable(why),
-            Self::Reset(code) => Status::new(code.status_code(), format!("the peer reset the stream with {code}")),
-            Self::Lost(cause) => Status::unavailable("the connection was lost during the call").with_source(cause),
+            Self::Reset(code) => Status::new(
+                code.status_code(),
+                format!("the peer reset the stream with {code}"),
+            ),
+            Self::Lost(cause) => {
+                Status::unavailable("the connection was lost during the call").with_source(cause)
+            }
             Self::Protocol(status) => status,
         }
     }
@@ -117,7 +136,12 @@ mod tests {
     fn resets_map_as_the_protocol_document_says() {
         let expected = [13, 13, 13, 13, 13, 13, 13, 14, 1, 13, 13, 8, 7, 13];
         for (code, status) in (0u32..).zip(expected) {
-            assert_eq!(ErrorCode(code).status_code() as i32, status, "{}", ErrorCode(code));
+            assert_eq!(
+                ErrorCode(code).status_code() as i32,
+                status,
+                "{}",
+                ErrorCode(code)
+            );
         }
         assert_eq!(ErrorCode(99).status_code(), Code::Internal);
     }

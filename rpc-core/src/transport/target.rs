@@ -24,9 +24,14 @@ impl Target {
         };
         if uri.starts_with("unix:") {
             let address = uri.parse().map_err(|error| invalid(format!("{error}")))?;
-            return Ok(Self { address, secure: false });
+            return Ok(Self {
+                address,
+                secure: false,
+            });
         }
-        let (scheme, rest) = uri.split_once("://").ok_or_else(|| invalid("there is no scheme".to_owned()))?;
+        let (scheme, rest) = uri
+            .split_once("://")
+            .ok_or_else(|| invalid("there is no scheme".to_owned()))?;
         let (secure, default_port) = match scheme {
             "http" => (false, 80),
             "https" => (true, 443),
@@ -36,8 +41,14 @@ impl Target {
         if rest.contains('/') {
             return Err(invalid("a path has no meaning here".to_owned()));
         }
-        let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let text = if has_port { rest.to_owned() } else { format!("{rest}:{default_port}") };
+        let has_port = rest
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.contains(']'));
+        let text = if has_port {
+            rest.to_owned()
+        } else {
+            format!("{rest}:{default_port}")
+        };
         let address = text.parse().map_err(|error| invalid(format!("{error}")))?;
         Ok(Self { address, secure })
     }
@@ -69,7 +80,11 @@ impl Dialer {
         let failed = |what: &str, error: std::io::Error| {
             Status::unavailable(format!("{what} {address} failed")).with_source(error)
         };
-        let io = self.connector.connect(address).await.map_err(|error| failed("connecting to", error))?;
+        let io = self
+            .connector
+            .connect(address)
+            .await
+            .map_err(|error| failed("connecting to", error))?;
         let authority = match (&self.authority, address) {
             (Some(authority), _) => authority.clone(),
             (None, Address::Tcp { .. }) => address.to_string(),
@@ -81,18 +96,25 @@ impl Dialer {
                 Address::Tcp { host, .. } => host,
                 _ => "localhost",
             };
-            let io = tls.connect(host, io).await.map_err(|error| failed("the TLS handshake with", error))?;
+            let io = tls
+                .connect(host, io)
+                .await
+                .map_err(|error| failed("the TLS handshake with", error))?;
             return h2_client::connect(io, &authority, true)
                 .await
                 .map_err(|error| failed("opening HTTP/2 over TLS with", error));
         }
-        h2_client::connect(io, &authority, false).await.map_err(|error| failed("opening HTTP/2 with", error))
+        h2_client::connect(io, &authority, false)
+            .await
+            .map_err(|error| failed("opening HTTP/2 with", error))
     }
 }
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("Dialer")
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,13 +133,25 @@ mod tests {
             ("unix:/tmp/s", "unix:/tmp/s", false),
         ] {
             let target = Target::parse(uri).unwrap();
-            assert_eq!((target.address.to_string().as_str(), target.secure), (address, secure), "{uri}");
+            assert_eq!(
+                (target.address.to_string().as_str(), target.secure),
+                (address, secure),
+                "{uri}"
+            );
         }
     }
 
     #[test]
     fn bad_targets_are_named() {
-        for uri in ["", "127.0.0.1:1", "ftp://a:1", "http://", "http://a:x", "http://a:1/path", "http://a b:1"] {
+        for uri in [
+            "",
+            "127.0.0.1:1",
+            "ftp://a:1",
+            "http://",
+            "http://a:x",
+            "http://a:1/path",
+            "http://a b:1",
+        ] {
             let status = Target::parse(uri).unwrap_err();
             assert!(status.message().contains(&format!("{uri:?}")), "{status}");
         }

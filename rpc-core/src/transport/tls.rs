@@ -19,7 +19,9 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 }
 
 fn certificates(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(invalid)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
     if certificates.is_empty() {
         return Err(invalid("there is no certificate in the PEM text"));
     }
@@ -27,7 +29,9 @@ fn certificates(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("reading {}: {error}", path.display())))
+    std::fs::read(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("reading {}: {error}", path.display()))
+    })
 }
 
 /// How a channel proves who the server is.
@@ -47,7 +51,11 @@ impl ClientTls {
         let loaded = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(loaded.certs);
         if roots.is_empty() {
-            return Err(loaded.errors.into_iter().next().map_or_else(|| invalid("the system has no root certificates"), invalid));
+            return Err(loaded
+                .errors
+                .into_iter()
+                .next()
+                .map_or_else(|| invalid("the system has no root certificates"), invalid));
         }
         Self::from_roots(roots)
     }
@@ -86,13 +94,18 @@ impl ClientTls {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { config: Arc::new(config), server_name: None })
+        Ok(Self {
+            config: Arc::new(config),
+            server_name: None,
+        })
     }
 
     pub(crate) async fn connect(&self, host: &str, io: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
         let host = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(invalid)?;
-        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, io).await?;
+        let stream = TlsConnector::from(Arc::clone(&self.config))
+            .connect(name, io)
+            .await?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(invalid("the server did not agree on HTTP/2 by ALPN"));
         }

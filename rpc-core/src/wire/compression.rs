@@ -37,7 +37,11 @@ impl Encoding {
 }
 
 /// What this build decodes, as `grpc-accept-encoding` says it.
-pub(crate) const ACCEPT: &str = if cfg!(feature = "gzip") { "identity,gzip" } else { "identity" };
+pub(crate) const ACCEPT: &str = if cfg!(feature = "gzip") {
+    "identity,gzip"
+} else {
+    "identity"
+};
 
 /// The encodings that a peer decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -81,7 +85,11 @@ pub(crate) fn compress(_encoding: Encoding, _message: &[u8]) -> Option<Vec<u8>> 
 }
 
 /// Decompresses a message, giving up as soon as it is larger than the limit.
-pub(crate) fn decompress(encoding: Encoding, message: &[u8], limit: usize) -> Result<Bytes, Status> {
+pub(crate) fn decompress(
+    encoding: Encoding,
+    message: &[u8],
+    limit: usize,
+) -> Result<Bytes, Status> {
     match encoding {
         Encoding::Identity => Err(Status::internal(
             "a message is marked as compressed, and the call has no grpc-encoding",
@@ -94,7 +102,9 @@ pub(crate) fn decompress(encoding: Encoding, message: &[u8], limit: usize) -> Re
             flate2::read::GzDecoder::new(message)
                 .take(allowed)
                 .read_to_end(&mut output)
-                .map_err(|error| Status::internal("a gzip message does not decompress").with_source(error))?;
+                .map_err(|error| {
+                    Status::internal("a gzip message does not decompress").with_source(error)
+                })?;
             if output.len() > limit {
                 return Err(Status::resource_exhausted(format!(
                     "a message is larger than the limit of {limit} bytes after decompression"
@@ -115,15 +125,26 @@ mod tests {
         let message = vec![7u8; 100_000];
         let packed = compress(Encoding::Gzip, &message).unwrap();
         assert!(packed.len() < 1_000);
-        assert_eq!(decompress(Encoding::Gzip, &packed, 100_000).unwrap(), message);
+        assert_eq!(
+            decompress(Encoding::Gzip, &packed, 100_000).unwrap(),
+            message
+        );
         let status = decompress(Encoding::Gzip, &packed, 99_999).unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
     }
 
     #[test]
     fn damage_is_internal() {
-        assert_eq!(decompress(Encoding::Gzip, b"not gzip", 100).unwrap_err().code(), Code::Internal);
-        assert_eq!(decompress(Encoding::Identity, b"", 100).unwrap_err().code(), Code::Internal);
+        assert_eq!(
+            decompress(Encoding::Gzip, b"not gzip", 100)
+                .unwrap_err()
+                .code(),
+            Code::Internal
+        );
+        assert_eq!(
+            decompress(Encoding::Identity, b"", 100).unwrap_err().code(),
+            Code::Internal
+        );
     }
 
     #[test]

@@ -34,11 +34,17 @@ pub(crate) struct Trailers {
 
 impl Trailers {
     pub(crate) fn ok(metadata: Metadata) -> Self {
-        Self { status: Some(Status::new(Code::Ok, "")), metadata }
+        Self {
+            status: Some(Status::new(Code::Ok, "")),
+            metadata,
+        }
     }
 
     pub(crate) fn error(status: Status) -> Self {
-        Self { status: Some(status), metadata: Metadata::new() }
+        Self {
+            status: Some(status),
+            metadata: Metadata::new(),
+        }
     }
 
     /// The outcome of the call: its trailing metadata, or why it failed.
@@ -46,7 +52,9 @@ impl Trailers {
         match self.status {
             Some(status) if status.code() == Code::Ok => Ok(self.metadata),
             Some(status) => Err(status.with_metadata(self.metadata)),
-            None => Err(Status::unknown("the server ended the call without a grpc-status")),
+            None => Err(Status::unknown(
+                "the server ended the call without a grpc-status",
+            )),
         }
     }
 }
@@ -100,7 +108,9 @@ impl Fields {
                 }
             }
             "grpc-status" => {
-                let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                let number = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse().ok());
                 self.code = Some(number.map_or(Code::Unknown, Code::from_i32));
             }
             "grpc-message" => self.message = percent::decode(value),
@@ -113,13 +123,17 @@ impl Fields {
                 for part in value.split(|byte| *byte == b',') {
                     match binary::decode(part.trim_ascii()) {
                         Some(bytes) => self.metadata.push_binary(name, bytes),
-                        None => self.fail(Status::internal(format!("metadata key {name:?} is not base64"))),
+                        None => self.fail(Status::internal(format!(
+                            "metadata key {name:?} is not base64"
+                        ))),
                     }
                 }
             }
             _ => match std::str::from_utf8(value) {
                 Ok(text) => self.metadata.push_text(name, text),
-                Err(_) => self.fail(Status::internal(format!("metadata key {name:?} is not ASCII"))),
+                Err(_) => self.fail(Status::internal(format!(
+                    "metadata key {name:?} is not ASCII"
+                ))),
             },
         }
     }
@@ -134,8 +148,13 @@ impl Fields {
     }
 
     pub(crate) fn into_trailers(self) -> Trailers {
-        let status = self.code.map(|code| Status::new(code, self.message).with_details(self.details));
-        Trailers { status, metadata: self.metadata }
+        let status = self
+            .code
+            .map(|code| Status::new(code, self.message).with_details(self.details));
+        Trailers {
+            status,
+            metadata: self.metadata,
+        }
     }
 
     fn fail(&mut self, status: Status) {
@@ -219,10 +238,36 @@ mod tests {
 
     #[test]
     fn odd_statuses() {
-        assert_eq!(fields(&[("grpc-status", b"77")]).into_trailers().into_result().unwrap_err().code(), Code::Unknown);
-        assert_eq!(fields(&[("grpc-status", b"x")]).into_trailers().into_result().unwrap_err().code(), Code::Unknown);
-        assert_eq!(fields(&[]).into_trailers().into_result().unwrap_err().code(), Code::Unknown);
-        assert!(fields(&[("grpc-status", b"0")]).into_trailers().into_result().is_ok());
+        assert_eq!(
+            fields(&[("grpc-status", b"77")])
+                .into_trailers()
+                .into_result()
+                .unwrap_err()
+                .code(),
+            Code::Unknown
+        );
+        assert_eq!(
+            fields(&[("grpc-status", b"x")])
+                .into_trailers()
+                .into_result()
+                .unwrap_err()
+                .code(),
+            Code::Unknown
+        );
+        assert_eq!(
+            fields(&[])
+                .into_trailers()
+                .into_result()
+                .unwrap_err()
+                .code(),
+            Code::Unknown
+        );
+        assert!(
+            fields(&[("grpc-status", b"0")])
+                .into_trailers()
+                .into_result()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -234,8 +279,19 @@ mod tests {
 
     #[test]
     fn reserved_fields_are_not_metadata() {
-        let fields = fields(&[("te", b"trailers"), ("grpc-future", b"1"), ("user-agent", b"x")]);
-        assert_eq!(fields.metadata.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["user-agent"]);
+        let fields = fields(&[
+            ("te", b"trailers"),
+            ("grpc-future", b"1"),
+            ("user-agent", b"x"),
+        ]);
+        assert_eq!(
+            fields
+                .metadata
+                .iter()
+                .map(|(key, _)| key)
+                .collect::<Vec<_>>(),
+            ["user-agent"]
+        );
     }
 
     #[test]
@@ -249,7 +305,18 @@ mod tests {
 
     #[test]
     fn http_statuses_map_as_the_document_says() {
-        for (http, code) in [(400, Code::Internal), (401, Code::Unauthenticated), (403, Code::PermissionDenied), (404, Code::Unimplemented), (429, Code::Unavailable), (502, Code::Unavailable), (503, Code::Unavailable), (504, Code::Unavailable), (500, Code::Unknown), (200, Code::Unknown)] {
+        for (http, code) in [
+            (400, Code::Internal),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::Unimplemented),
+            (429, Code::Unavailable),
+            (502, Code::Unavailable),
+            (503, Code::Unavailable),
+            (504, Code::Unavailable),
+            (500, Code::Unknown),
+            (200, Code::Unknown),
+        ] {
             assert_eq!(status_of_http(http, None).code(), code);
         }
     }

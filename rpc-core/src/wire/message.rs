@@ -19,7 +19,8 @@ pub(crate) fn encode<T>(codec: Codec<T>, message: &T, encoding: Encoding) -> Res
     let mut buffer = BytesMut::with_capacity(128);
     buffer.put_bytes(0, PREFIX);
     (codec.encode)(message, &mut buffer);
-    if encoding != Encoding::Identity && buffer.len() >= COMPRESS_FROM
+    if encoding != Encoding::Identity
+        && buffer.len() >= COMPRESS_FROM
         && let Some(packed) = compression::compress(encoding, &buffer[PREFIX..])
     {
         buffer.truncate(PREFIX);
@@ -44,7 +45,13 @@ pub(crate) struct MessageDecoder {
 
 impl MessageDecoder {
     pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
-        Self { chunks: VecDeque::new(), buffered: 0, header: None, encoding, limit }
+        Self {
+            chunks: VecDeque::new(),
+            buffered: 0,
+            header: None,
+            encoding,
+            limit,
+        }
     }
 
     pub(crate) fn set_encoding(&mut self, encoding: Encoding) {
@@ -105,7 +112,9 @@ impl MessageDecoder {
         if self.buffered == 0 && self.header.is_none() {
             return Ok(());
         }
-        Err(Status::internal("the stream ended in the middle of a message"))
+        Err(Status::internal(
+            "the stream ended in the middle of a message",
+        ))
     }
 
     fn take(&mut self, length: usize) -> Bytes {
@@ -123,7 +132,9 @@ impl MessageDecoder {
         }
         let mut message = BytesMut::with_capacity(length);
         while message.len() < length {
-            let Some(front) = self.chunks.front_mut() else { break };
+            let Some(front) = self.chunks.front_mut() else {
+                break;
+            };
             let part = front.len().min(length - message.len());
             message.extend_from_slice(&front.split_to(part));
             if front.is_empty() {
@@ -138,8 +149,14 @@ impl MessageDecoder {
 pub(crate) fn decode<T>(codec: Codec<T>, bytes: Bytes) -> Result<T, Status> {
     let length = bytes.len();
     (codec.decode)(bytes).map_err(|error| {
-        Status::new(Code::Internal, format!("a message of {length} bytes does not decode as {}: {error}", codec.name()))
-            .with_source(error)
+        Status::new(
+            Code::Internal,
+            format!(
+                "a message of {length} bytes does not decode as {}: {error}",
+                codec.name()
+            ),
+        )
+        .with_source(error)
     })
 }
 
@@ -148,13 +165,21 @@ mod tests {
     use super::*;
 
     fn framed(message: &[u8]) -> Bytes {
-        encode(Codec::raw(), &Bytes::copy_from_slice(message), Encoding::Identity).unwrap()
+        encode(
+            Codec::raw(),
+            &Bytes::copy_from_slice(message),
+            Encoding::Identity,
+        )
+        .unwrap()
     }
 
     #[test]
     fn messages_come_out_whole_however_they_are_cut() {
         let messages: [&[u8]; 4] = [b"", b"a", &[9; 1000], b"tail"];
-        let stream: Vec<u8> = messages.iter().flat_map(|message| framed(message).to_vec()).collect();
+        let stream: Vec<u8> = messages
+            .iter()
+            .flat_map(|message| framed(message).to_vec())
+            .collect();
         for size in [1, 2, 3, 4, 5, 6, 7, 100, 1005, stream.len()] {
             let mut decoder = MessageDecoder::new(Encoding::Identity, 1000);
             let mut out = Vec::new();

@@ -8,7 +8,9 @@ pub(crate) fn encode(message: &str) -> Cow<'_, str> {
     if message.bytes().all(plain) {
         return Cow::Borrowed(message);
     }
-    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    const HEX: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
     let mut encoded = String::with_capacity(message.len() + 32);
     for byte in message.bytes() {
         if plain(byte) {
@@ -44,7 +46,9 @@ pub(crate) fn decode(message: &[u8]) -> String {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]
@@ -53,7 +57,15 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        for text in ["", "plain", "50% off", "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n", "%", "%4", "\u{7f}"] {
+        for text in [
+            "",
+            "plain",
+            "50% off",
+            "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n",
+            "%",
+            "%4",
+            "\u{7f}",
+        ] {
             let encoded = encode(text);
             assert!(encoded.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
             assert_eq!(decode(encoded.as_bytes()), text);

@@ -9,7 +9,9 @@ pub(crate) fn parse(value: &[u8]) -> Option<Duration> {
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let amount = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let amount = digits
+        .iter()
+        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Some(match unit {
         b'H' => Duration::from_secs(amount * 3600),
         b'M' => Duration::from_secs(amount * 60),
@@ -67,7 +69,19 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "S", "1", "-1S", "+1S", "1.5S", "123456789S", "1s", "1 S", "S1", "\u{661}S"] {
+        for text in [
+            "",
+            "S",
+            "1",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "123456789S",
+            "1s",
+            "1 S",
+            "S1",
+            "\u{661}S",
+        ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
     }
@@ -88,7 +102,10 @@ mod tests {
             let back = parse(text.as_bytes()).unwrap();
             if duration < Duration::from_secs(1 << 40) && text != "99999999H" {
                 assert!(back >= duration);
-                assert!(back.as_secs_f64() <= duration.as_secs_f64() * 1.000_1 + 1e-9, "{duration:?} {text}");
+                assert!(
+                    back.as_secs_f64() <= duration.as_secs_f64() * 1.000_1 + 1e-9,
+                    "{duration:?} {text}"
+                );
             }
         }
     }

@@ -10,14 +10,22 @@ async fn a_refused_port_names_the_endpoint_and_the_cause() {
     let status = Channel::connect("http://127.0.0.1:1").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     let text = status.to_string();
-    assert!(text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
+    assert!(
+        text.contains("127.0.0.1:1") && text.contains("refused"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn an_unresolvable_name_is_named() {
-    let status = Channel::connect("http://does-not-exist.invalid:80").await.unwrap_err();
+    let status = Channel::connect("http://does-not-exist.invalid:80")
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.to_string().contains("does-not-exist.invalid"), "{status}");
+    assert!(
+        status.to_string().contains("does-not-exist.invalid"),
+        "{status}"
+    );
 }
 
 #[tokio::test]
@@ -25,7 +33,11 @@ async fn a_plaintext_server_behind_https_is_an_error_of_the_handshake() {
     let server = serve().await;
     let roots = rpc_core::ClientTls::from_root_pem(certificate().cert.pem()).unwrap();
     let target = server.uri.replace("http://", "https://");
-    let status = Channel::builder().tls(roots).connect(&target).await.unwrap_err();
+    let status = Channel::builder()
+        .tls(roots)
+        .connect(&target)
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.to_string().contains("TLS handshake"), "{status}");
 }
@@ -37,15 +49,34 @@ fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
 #[tokio::test]
 async fn tls_with_a_root_of_ones_own() {
     let key = certificate();
-    let tls = rpc_core::ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem()).unwrap();
-    let server = Server::builder().add_service(TestServer::new(TestService::default())).tls(tls).bind("127.0.0.1:0").await.unwrap();
+    let tls =
+        rpc_core::ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem()).unwrap();
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .tls(tls)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
     let server = run(server);
     assert!(server.uri.starts_with("https://"));
     let roots = rpc_core::ClientTls::from_root_pem(key.cert.pem()).unwrap();
-    let channel = Channel::builder().tls(roots).connect(&server.uri).await.unwrap();
-    assert!(TestClient::new(channel).echo(Message::default()).await.is_ok());
+    let channel = Channel::builder()
+        .tls(roots)
+        .connect(&server.uri)
+        .await
+        .unwrap();
+    assert!(
+        TestClient::new(channel)
+            .echo(Message::default())
+            .await
+            .is_ok()
+    );
     let strangers = rpc_core::ClientTls::from_root_pem(certificate().cert.pem()).unwrap();
-    let status = Channel::builder().tls(strangers).connect(&server.uri).await.unwrap_err();
+    let status = Channel::builder()
+        .tls(strangers)
+        .connect(&server.uri)
+        .await
+        .unwrap_err();
     assert!(status.to_string().contains("certificate"), "{status}");
 }
 
@@ -53,7 +84,11 @@ async fn tls_with_a_root_of_ones_own() {
 async fn a_unix_socket() {
     let path = std::env::temp_dir().join(format!("rpc-core-test-{}.sock", std::process::id()));
     let target = format!("unix:{}", path.display());
-    let server = Server::builder().add_service(TestServer::new(TestService::default())).bind(&target).await.unwrap();
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .bind(&target)
+        .await
+        .unwrap();
     let server = run(server);
     let client = TestClient::new(Channel::connect(&target).await.unwrap());
     assert!(client.echo(Message::default()).await.is_ok());
@@ -74,12 +109,21 @@ async fn shutdown_lets_open_calls_end() {
     let target = server.uri.clone();
     while Channel::connect(&target).await.is_ok() {}
     for number in 0..10 {
-        requests.send(Message { number, ..Message::default() }).await.unwrap();
+        requests
+            .send(Message {
+                number,
+                ..Message::default()
+            })
+            .await
+            .unwrap();
         assert_eq!(responses.recv().await.unwrap().unwrap().number, number);
     }
     requests.finish().await.unwrap();
     assert_eq!(responses.recv().await.unwrap(), None);
-    tokio::time::timeout(Duration::from_secs(10), server.task).await.expect("drained").unwrap();
+    tokio::time::timeout(Duration::from_secs(10), server.task)
+        .await
+        .expect("drained")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -97,9 +141,15 @@ async fn a_channel_finds_a_server_that_comes_back() {
         }
     };
     assert_eq!(status.code(), Code::Unavailable);
-    let again = Server::builder().add_service(TestServer::new(TestService::default())).bind(&address).await.unwrap();
+    let again = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .bind(&address)
+        .await
+        .unwrap();
     let _again = run(again);
-    let request = Request::new(Message::default()).with_wait_for_ready().with_timeout(Duration::from_secs(20));
+    let request = Request::new(Message::default())
+        .with_wait_for_ready()
+        .with_timeout(Duration::from_secs(20));
     assert!(client.echo(request).await.is_ok());
 }
 
@@ -107,29 +157,60 @@ async fn a_channel_finds_a_server_that_comes_back() {
 async fn health_is_told_and_ends_with_the_server() {
     let health = Health::new();
     health.set("a", ServingStatus::NotServing);
-    let server = run(Server::builder().health(health.clone()).bind("127.0.0.1:0").await.unwrap());
+    let server = run(Server::builder()
+        .health(health.clone())
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap());
     let channel = Channel::connect(&server.uri).await.unwrap();
     let check = async |service: &str| {
-        let request = Request::new(HealthCheckRequest { service: service.to_owned() });
-        channel.unary(&CHECK, request).await.map(|response| response.into_inner().status())
+        let request = Request::new(HealthCheckRequest {
+            service: service.to_owned(),
+        });
+        channel
+            .unary(&CHECK, request)
+            .await
+            .map(|response| response.into_inner().status())
     };
     assert_eq!(check("").await.unwrap(), ServingStatus::Serving);
     assert_eq!(check("a").await.unwrap(), ServingStatus::NotServing);
     assert_eq!(check("b").await.unwrap_err().code(), Code::NotFound);
-    let mut watch = channel.server_streaming(&WATCH, Request::new(HealthCheckRequest { service: "b".to_owned() }));
-    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    let mut watch = channel.server_streaming(
+        &WATCH,
+        Request::new(HealthCheckRequest {
+            service: "b".to_owned(),
+        }),
+    );
+    assert_eq!(
+        watch.recv().await.unwrap().unwrap().status(),
+        ServingStatus::ServiceUnknown
+    );
     health.set("b", ServingStatus::Serving);
-    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(
+        watch.recv().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
     server.shutdown.shutdown();
-    assert_eq!(watch.recv().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(
+        watch.recv().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
 }
 
 #[tokio::test]
 async fn handlers_past_the_cap_are_refused_before_they_run() {
-    let server = Server::builder().add_service(TestServer::new(TestService::default())).max_handlers(0).bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .max_handlers(0)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
     let server = run(server);
     let client = TestClient::new(Channel::connect(&server.uri).await.unwrap());
-    assert_eq!(client.echo(Message::default()).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(
+        client.echo(Message::default()).await.unwrap_err().code(),
+        Code::ResourceExhausted
+    );
 }
 
 #[tokio::test]
@@ -145,4 +226,94 @@ async fn a_peer_that_is_no_http2_server_is_found_out_when_connecting() {
     let status = Channel::connect(&target).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.to_string().contains("HTTP/2"), "{status}");
+}
+
+#[tokio::test]
+async fn in_process_is_the_same_path_without_a_socket() {
+    let router =
+        rpc_core::server::Router::new().add_service(TestServer::new(TestService::default()));
+    let client = TestClient::new(Channel::in_process(router).unwrap());
+    let message = Message {
+        body: vec![3; 1 << 20],
+        ..Message::default()
+    };
+    assert_eq!(
+        client.echo(message.clone()).await.unwrap().into_inner(),
+        message
+    );
+    assert_eq!(
+        client.panic(Message::default()).await.unwrap_err().code(),
+        Code::Internal
+    );
+}
+
+#[tokio::test]
+async fn a_call_made_in_a_handler_inherits_the_deadline() {
+    use rpc_core::server::{Router, Service};
+    use rpc_core::{Codec, Method, Response};
+    let inner = serve().await;
+    let inner = TestClient::new(Channel::connect(&inner.uri).await.unwrap());
+    let method: Method<Message, Message> =
+        Method::unary("/outer.Outer/Call", Codec::prost(), Codec::prost());
+    let (seen, mut outcome) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::new("outer.Outer").unary(
+        &method,
+        &std::sync::Arc::new((inner, seen)),
+        |state, request| async move {
+            let request: Request<Message> = request;
+            let counted = state.0.hang(request.into_inner()).await;
+            state
+                .1
+                .send(counted.map(|_| ()).unwrap_err().code())
+                .unwrap();
+            Ok(Response::new(Message::default()))
+        },
+    );
+    let channel = Channel::in_process(Router::new().add_service(service)).unwrap();
+    let request = Request::new(Message::default()).with_timeout(Duration::from_millis(200));
+    assert_eq!(
+        channel.unary(&method, request).await.unwrap_err().code(),
+        Code::DeadlineExceeded
+    );
+    // The handler itself may be dropped first; if it saw an outcome, it was the deadline's.
+    if let Some(code) = outcome.recv().await {
+        assert_eq!(code, Code::DeadlineExceeded);
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_sees_what_no_service_has() {
+    use bytes::Bytes;
+    use rpc_core::server::Router;
+    use rpc_core::{Codec, Method, MethodKind};
+    let router = Router::new().fallback(|call| async move {
+        let rpc_core::server::RawCall {
+            path,
+            request,
+            mut responses,
+        } = call;
+        let mut requests = request.into_inner();
+        let result = async {
+            while let Some(message) = requests.recv().await? {
+                responses
+                    .send([path.as_bytes(), &message].concat().into())
+                    .await?;
+            }
+            Ok(())
+        };
+        let result = result.await;
+        responses.finish(result)
+    });
+    let channel = Channel::in_process(router).unwrap();
+    let method = Method::dynamic(
+        "/any.Thing/Do",
+        MethodKind::Unary,
+        Codec::raw(),
+        Codec::raw(),
+    );
+    let answer = channel
+        .unary(&method, Request::new(Bytes::from_static(b"!")))
+        .await
+        .unwrap();
+    assert_eq!(&answer.into_inner()[..], b"/any.Thing/Do!");
 }

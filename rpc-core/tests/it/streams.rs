@@ -5,7 +5,10 @@ use rpc_testkit::proto::{Message, StreamRequest, TestClient};
 use rpc_testkit::serve;
 
 fn message(number: i64) -> Message {
-    Message { number, ..Message::default() }
+    Message {
+        number,
+        ..Message::default()
+    }
 }
 
 async fn client() -> TestClient {
@@ -14,7 +17,11 @@ async fn client() -> TestClient {
 
 #[tokio::test]
 async fn server_streaming_delivers_all_in_order() {
-    let mut stream = client().await.server_stream(StreamRequest { count: 1000, size: 100, fail_after: 0 });
+    let mut stream = client().await.server_stream(StreamRequest {
+        count: 1000,
+        size: 100,
+        fail_after: 0,
+    });
     for number in 0..1000 {
         assert_eq!(stream.recv().await.unwrap().unwrap().number, number);
     }
@@ -25,7 +32,11 @@ async fn server_streaming_delivers_all_in_order() {
 
 #[tokio::test]
 async fn large_messages_stream_through_small_windows() {
-    let mut stream = client().await.server_stream(StreamRequest { count: 10, size: 3 << 20, fail_after: 0 });
+    let mut stream = client().await.server_stream(StreamRequest {
+        count: 10,
+        size: 3 << 20,
+        fail_after: 0,
+    });
     let mut bytes = 0;
     while let Some(message) = stream.recv().await.unwrap() {
         bytes += message.body.len();
@@ -35,13 +46,24 @@ async fn large_messages_stream_through_small_windows() {
 
 #[tokio::test]
 async fn a_stream_that_fails_gives_its_messages_first() {
-    let mut stream = client().await.server_stream(StreamRequest { count: 10, size: 0, fail_after: 3 });
+    let mut stream = client().await.server_stream(StreamRequest {
+        count: 10,
+        size: 0,
+        fail_after: 3,
+    });
     for number in 0..3 {
         assert_eq!(stream.recv().await.unwrap().unwrap().number, number);
     }
     let status = stream.recv().await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Aborted, "as asked"));
-    assert_eq!(stream.recv().await.unwrap_err().code(), Code::Aborted, "the outcome stays");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Aborted, "as asked")
+    );
+    assert_eq!(
+        stream.recv().await.unwrap_err().code(),
+        Code::Aborted,
+        "the outcome stays"
+    );
 }
 
 #[tokio::test]
@@ -61,7 +83,17 @@ async fn client_streaming_sums() {
 
 #[tokio::test]
 async fn client_streaming_of_nothing() {
-    assert_eq!(client().await.client_stream(()).finish().await.unwrap().into_inner().number, 0);
+    assert_eq!(
+        client()
+            .await
+            .client_stream(())
+            .finish()
+            .await
+            .unwrap()
+            .into_inner()
+            .number,
+        0
+    );
 }
 
 #[tokio::test]
@@ -88,17 +120,25 @@ async fn dropping_the_requests_cancels_the_call() {
 #[tokio::test]
 async fn back_pressure_reaches_the_sender() {
     let (mut requests, mut responses) = client().await.chat(());
-    let large = Message { body: vec![1; 256 << 10], ..Message::default() };
+    let large = Message {
+        body: vec![1; 256 << 10],
+        ..Message::default()
+    };
     let mut sent = 0;
     // Nobody reads the answers, so the server stops reading, so sending has to stop.
-    while let Ok(result) = tokio::time::timeout(Duration::from_millis(500), requests.send(large.clone())).await {
+    while let Ok(result) =
+        tokio::time::timeout(Duration::from_millis(500), requests.send(large.clone())).await
+    {
         result.unwrap();
         sent += 1;
         assert!(sent < 1000, "sending never stopped");
     }
     let mut received = 0;
     while received < sent {
-        assert_eq!(responses.recv().await.unwrap().unwrap().body.len(), 256 << 10);
+        assert_eq!(
+            responses.recv().await.unwrap().unwrap().body.len(),
+            256 << 10
+        );
         received += 1;
     }
     requests.send(large).await.unwrap();
@@ -106,10 +146,15 @@ async fn back_pressure_reaches_the_sender() {
 
 #[tokio::test]
 async fn a_deadline_holds_over_the_whole_stream() {
-    let (mut requests, mut responses) = client().await.chat(Request::new(()).with_timeout(Duration::from_millis(100)));
+    let (mut requests, mut responses) = client()
+        .await
+        .chat(Request::new(()).with_timeout(Duration::from_millis(100)));
     requests.send(message(1)).await.unwrap();
     assert!(responses.recv().await.unwrap().is_some());
-    assert_eq!(responses.recv().await.unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(
+        responses.recv().await.unwrap_err().code(),
+        Code::DeadlineExceeded
+    );
 }
 
 #[tokio::test]

@@ -8,11 +8,18 @@ use rpc_testkit::proto::{FailRequest, Message, StreamRequest, TestClient};
 type Outcome = Result<(), String>;
 
 fn message(number: i64) -> Message {
-    Message { number, ..Message::default() }
+    Message {
+        number,
+        ..Message::default()
+    }
 }
 
 fn ensure(holds: bool, what: impl std::fmt::Debug) -> Outcome {
-    if holds { Ok(()) } else { Err(format!("{what:?}")) }
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("{what:?}"))
+    }
 }
 
 fn text(status: Status) -> String {
@@ -22,15 +29,26 @@ fn text(status: Status) -> String {
 async fn unary(client: &TestClient) -> Outcome {
     let response = client.echo(message(7)).await.map_err(text)?.into_inner();
     ensure(response == message(7), response)?;
-    let large = Message { body: vec![5; 1 << 20], ..Message::default() };
+    let large = Message {
+        body: vec![5; 1 << 20],
+        ..Message::default()
+    };
     let response = client.echo(large.clone()).await.map_err(text)?.into_inner();
     ensure(response == large, response.body.len())?;
-    let response = client.echo(Message::default()).await.map_err(text)?.into_inner();
+    let response = client
+        .echo(Message::default())
+        .await
+        .map_err(text)?
+        .into_inner();
     ensure(response == Message::default(), response)
 }
 
 async fn streams(client: &TestClient) -> Outcome {
-    let mut stream = client.server_stream(StreamRequest { count: 100, size: 1000, fail_after: 0 });
+    let mut stream = client.server_stream(StreamRequest {
+        count: 100,
+        size: 1000,
+        fail_after: 0,
+    });
     let mut received = 0;
     while let Some(message) = stream.recv().await.map_err(text)? {
         ensure(message.number == received, &message)?;
@@ -55,9 +73,18 @@ async fn streams(client: &TestClient) -> Outcome {
 
 async fn errors(client: &TestClient) -> Outcome {
     for code in 1..=16 {
-        let request = FailRequest { code, message: "grüße % \n☺".to_owned(), details: vec![1, 2, 255] };
-        let Err(status) = client.fail(request).await else { return Err("succeeded".to_owned()) };
-        ensure(status.code() as i32 == code && status.message() == "grüße % \n☺", &status)?;
+        let request = FailRequest {
+            code,
+            message: "grüße % \n☺".to_owned(),
+            details: vec![1, 2, 255],
+        };
+        let Err(status) = client.fail(request).await else {
+            return Err("succeeded".to_owned());
+        };
+        ensure(
+            status.code() as i32 == code && status.message() == "grüße % \n☺",
+            &status,
+        )?;
         ensure(status.metadata().get("x-fail") == Some("yes"), &status)?;
     }
     Ok(())
@@ -66,25 +93,41 @@ async fn errors(client: &TestClient) -> Outcome {
 async fn metadata(client: &TestClient) -> Outcome {
     let mut request = Request::new(message(0));
     let map = request.metadata_mut();
-    map.insert("x-a", "1").and_then(|()| map.insert_bin("x-b-bin", [0, 255])).map_err(|error| error.to_string())?;
+    map.insert("x-a", "1")
+        .and_then(|()| map.insert_bin("x-b-bin", [0, 255]))
+        .map_err(|error| error.to_string())?;
     let response = client.metadata_echo(request).await.map_err(text)?;
     for map in [response.metadata(), response.trailers()] {
-        ensure(map.get("x-a") == Some("1") && map.get_bin("x-b-bin") == Some(&[0, 255]), map)?;
+        ensure(
+            map.get("x-a") == Some("1") && map.get_bin("x-b-bin") == Some(&[0, 255]),
+            map,
+        )?;
     }
     Ok(())
 }
 
 async fn deadline_and_cancel(client: &TestClient) -> Outcome {
     let request = Request::new(message(0)).with_timeout(Duration::from_millis(100));
-    let Err(status) = client.hang(request).await else { return Err("answered".to_owned()) };
+    let Err(status) = client.hang(request).await else {
+        return Err("answered".to_owned());
+    };
     ensure(status.code() == Code::DeadlineExceeded, &status)?;
     let dropped = tokio::time::timeout(Duration::from_millis(100), client.hang(message(0))).await;
     ensure(dropped.is_err(), "answered")?;
     let both_dropped = async {
-        while client.dropped(message(0)).await.map_err(text)?.into_inner().dropped < 2 {}
+        while client
+            .dropped(message(0))
+            .await
+            .map_err(text)?
+            .into_inner()
+            .dropped
+            < 2
+        {}
         Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(10), both_dropped).await.map_err(|_| "the handlers were not cancelled".to_owned())?
+    tokio::time::timeout(Duration::from_secs(10), both_dropped)
+        .await
+        .map_err(|_| "the handlers were not cancelled".to_owned())?
 }
 
 async fn thousand(client: &TestClient) -> Outcome {
@@ -95,24 +138,35 @@ async fn thousand(client: &TestClient) -> Outcome {
         })
         .collect();
     for (number, call) in (0..).zip(calls) {
-        let response = call.await.map_err(|error| error.to_string())?.map_err(text)?.into_inner();
+        let response = call
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(text)?
+            .into_inner();
         ensure(response.number == number, response)?;
     }
     Ok(())
 }
 
 async fn health(channel: &Channel) -> Outcome {
-    let response = channel.unary(&CHECK, Request::new(HealthCheckRequest::default())).await.map_err(text)?.into_inner();
+    let response = channel
+        .unary(&CHECK, Request::new(HealthCheckRequest::default()))
+        .await
+        .map_err(text)?
+        .into_inner();
     ensure(response.status() == ServingStatus::Serving, response)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [target, rest @ ..] = arguments.as_slice() else { return Err("peer-client TARGET [ROOT.pem]".into()) };
+    let [target, rest @ ..] = arguments.as_slice() else {
+        return Err("peer-client TARGET [ROOT.pem]".into());
+    };
     let mut builder = Channel::builder();
     if let [root] = rest {
-        builder = builder.tls(rpc_core::ClientTls::from_root_file(root)?.with_server_name("localhost"));
+        builder =
+            builder.tls(rpc_core::ClientTls::from_root_file(root)?.with_server_name("localhost"));
     } else {
         builder = builder.compress(Encoding::Gzip);
     }
@@ -123,7 +177,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("streams", streams(&client).await),
         ("error codes", errors(&client).await),
         ("metadata", metadata(&client).await),
-        ("deadline and cancellation", deadline_and_cancel(&client).await),
+        (
+            "deadline and cancellation",
+            deadline_and_cancel(&client).await,
+        ),
         ("1,000 concurrent calls", thousand(&client).await),
         ("health", health(&channel).await),
     ];
