@@ -18,7 +18,9 @@ pub(crate) fn to_instance(endpoint: &Endpoint) -> Instance {
 }
 
 pub(crate) fn to_endpoint(instance: Instance) -> Result<Endpoint, Status> {
-    let address: Address = instance.address.parse().map_err(|error| Status::invalid_argument("the registered address is none").with_source(error))?;
+    let address: Address = instance.address.parse().map_err(|error| {
+        Status::invalid_argument("the registered address is none").with_source(error)
+    })?;
     advertisable(&address)?;
     let mut endpoint = Endpoint::new(address).with_weight(instance.weight);
     endpoint.metadata = instance.metadata.into_iter().collect();
@@ -28,8 +30,13 @@ pub(crate) fn to_endpoint(instance: Instance) -> Result<Endpoint, Status> {
 
 /// Refuses addresses that mean something else, or nothing, on another machine.
 pub(crate) fn advertisable(address: &Address) -> Result<(), Status> {
-    let Address::Tcp { host, port } = address else { return Ok(()) };
-    if host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified()) {
+    let Address::Tcp { host, port } = address else {
+        return Ok(());
+    };
+    if host
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.to_canonical().is_unspecified())
+    {
         return Err(Status::invalid_argument(format!(
             "{address} cannot be advertised: nobody can connect to it from elsewhere; listen on it if you like, and register the host name or IP address that clients reach this server at"
         )));
@@ -43,7 +50,10 @@ pub(crate) fn advertisable(address: &Address) -> Result<(), Status> {
 }
 
 pub(crate) fn valid_service(service: &str) -> Result<(), Status> {
-    if service.is_empty() || service.len() > 256 || service.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',') {
+    if service.is_empty()
+        || service.len() > 256
+        || service.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
+    {
         return Err(Status::invalid_argument(format!(
             "{service:?} is not a service name: write 1 to 256 characters without spaces and commas"
         )));
@@ -61,7 +71,9 @@ mod tests {
 
     #[test]
     fn an_endpoint_survives_the_wire() {
-        let mut endpoint = Endpoint::new("[::1]:80".parse().unwrap()).with_weight(0).with_metadata("zone", "a");
+        let mut endpoint = Endpoint::new("[::1]:80".parse().unwrap())
+            .with_weight(0)
+            .with_metadata("zone", "a");
         endpoint.instance = u64::MAX;
         assert_eq!(to_endpoint(to_instance(&endpoint)).unwrap(), endpoint);
     }
@@ -70,7 +82,10 @@ mod tests {
     fn unspecified_addresses_are_refused_with_advice() {
         for text in ["0.0.0.0:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
             let status = advertisable(&text.parse().unwrap()).unwrap_err();
-            assert!(status.message().contains("register the host name"), "{status}");
+            assert!(
+                status.message().contains("register the host name"),
+                "{status}"
+            );
             assert_eq!(status.code(), rpc_core::Code::InvalidArgument);
         }
         let status = advertisable(&"127.0.0.1:0".parse().unwrap()).unwrap_err();

@@ -43,7 +43,9 @@ struct Shared {
 
 impl Shared {
     fn publish(&mut self, service: &str) {
-        let Some(watchers) = self.watchers.get(service) else { return };
+        let Some(watchers) = self.watchers.get(service) else {
+            return;
+        };
         if watchers.receiver_count() == 0 {
             self.watchers.remove(service);
         } else {
@@ -61,13 +63,20 @@ impl Shared {
 
 impl Hub {
     pub(crate) fn new(ttl: Duration, file: Option<PathBuf>) -> io::Result<Self> {
-        let state = file.as_deref().map(state_file::load).transpose()?.unwrap_or_default();
+        let state = file
+            .as_deref()
+            .map(state_file::load)
+            .transpose()?
+            .unwrap_or_default();
         let revision = state.revision;
         let store = Store::restore(revision, restored(state), Instant::now());
         Ok(Self {
             incarnation: fastrand::u64(1..),
             ttl,
-            state: Mutex::new(Shared { store, watchers: HashMap::new() }),
+            state: Mutex::new(Shared {
+                store,
+                watchers: HashMap::new(),
+            }),
             file,
             saved: watch::Sender::new(revision),
             closed: watch::Sender::new(false),
@@ -95,7 +104,12 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn announce(&self, service: &str, endpoint: Endpoint, ttl: Option<Duration>) -> Option<Grant> {
+    pub(crate) fn announce(
+        &self,
+        service: &str,
+        endpoint: Endpoint,
+        ttl: Option<Duration>,
+    ) -> Option<Grant> {
         let now = Instant::now();
         let mut shared = self.lock();
         shared.expire(now);
@@ -109,11 +123,15 @@ impl Hub {
     }
 
     pub(crate) fn keep_alive(&self, service: &str, instance: u64, lease: u64) -> bool {
-        self.lock().store.keep_alive(service, instance, lease, Instant::now())
+        self.lock()
+            .store
+            .keep_alive(service, instance, lease, Instant::now())
     }
 
     pub(crate) fn detach(&self, service: &str, instance: u64, lease: u64) {
-        self.lock().store.detach(service, instance, lease, Instant::now());
+        self.lock()
+            .store
+            .detach(service, instance, lease, Instant::now());
     }
 
     /// Takes an instance off the list; the revision without it.
@@ -138,14 +156,20 @@ impl Hub {
         let mut shared = self.lock();
         shared.expire(Instant::now());
         let Shared { store, watchers } = &mut *shared;
-        let sender = watchers.entry(service.to_owned()).or_insert_with(|| watch::Sender::new(Arc::new(store.snapshot(service))));
+        let sender = watchers
+            .entry(service.to_owned())
+            .or_insert_with(|| watch::Sender::new(Arc::new(store.snapshot(service))));
         sender.subscribe()
     }
 
     pub(crate) fn list(&self, service: &str) -> ListResponse {
         let mut shared = self.lock();
         shared.expire(Instant::now());
-        ListResponse { incarnation: self.incarnation, revision: shared.store.revision(), services: listed(&shared.store, service) }
+        ListResponse {
+            incarnation: self.incarnation,
+            revision: shared.store.revision(),
+            services: listed(&shared.store, service),
+        }
     }
 
     /// Waits until a restart would know of a revision.
@@ -153,7 +177,8 @@ impl Hub {
         if self.file.is_some() {
             let mut saved = self.saved.subscribe();
             // A slow disk must not hold up a server that wants to end.
-            let _ = tokio::time::timeout(SAVE_PATIENCE, saved.wait_for(|saved| *saved >= revision)).await;
+            let _ = tokio::time::timeout(SAVE_PATIENCE, saved.wait_for(|saved| *saved >= revision))
+                .await;
         }
     }
 
@@ -178,17 +203,29 @@ impl Hub {
         let file = self.file.clone()?;
         let shared = self.lock();
         let revision = shared.store.revision();
-        (revision != *self.saved.borrow()).then(|| (file, State { revision, services: listed(&shared.store, "") }))
+        (revision != *self.saved.borrow()).then(|| {
+            (
+                file,
+                State {
+                    revision,
+                    services: listed(&shared.store, ""),
+                },
+            )
+        })
     }
 
     async fn save(&self) {
-        let Some((file, state)) = self.unsaved() else { return };
+        let Some((file, state)) = self.unsaved() else {
+            return;
+        };
         let revision = state.revision;
         let path = file.clone();
         let result = tokio::task::spawn_blocking(move || state_file::save(&file, &state)).await;
-        match result.map_err(io::Error::other).flatten() {
+        match result.map_err(io::Error::other).and_then(|saved| saved) {
             Ok(()) => {}
-            Err(error) => tracing::warn!(file = %path.display(), %error, "the state cannot be saved"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "the state cannot be saved")
+            }
         }
         // A disk that fails is said once a change, and holds nothing up.
         self.saved.send_replace(revision);
@@ -201,7 +238,9 @@ async fn keep(hub: Weak<Hub>) {
         hub.save().await;
         let next = hub.lock().store.next_expiry();
         // Looks up now and then whether the registry is still there.
-        let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(1)).min(Instant::now() + Duration::from_secs(1));
+        let next = next
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+            .min(Instant::now() + Duration::from_secs(1));
         tokio::select! {
             () = hub.wake.notified() => {}
             () = tokio::time::sleep_until(next) => {}
@@ -218,19 +257,28 @@ fn listed(store: &Store, service: &str) -> Vec<ServiceEntries> {
     store
         .entries()
         .filter(|(name, _)| service.is_empty() || service == *name)
-        .map(|(name, entries)| ServiceEntries { service: name.to_owned(), entries: entries.map(entry).collect() })
+        .map(|(name, entries)| ServiceEntries {
+            service: name.to_owned(),
+            entries: entries.map(entry).collect(),
+        })
         .collect()
 }
 
 /// The entries of a state file that can live on: those of this process's predecessor itself cannot.
 fn restored(state: State) -> Vec<(String, Endpoint, Duration)> {
     let mut entries = Vec::new();
-    for ServiceEntries { service, entries: found } in state.services {
+    for ServiceEntries {
+        service,
+        entries: found,
+    } in state.services
+    {
         for entry in found.into_iter().filter(|entry| entry.ttl_ms > 0) {
             let ttl = Duration::from_millis(entry.ttl_ms.into());
             match entry.instance.map(convert::to_endpoint) {
                 Some(Ok(endpoint)) => entries.push((service.clone(), endpoint, ttl)),
-                Some(Err(error)) => tracing::warn!(service, %error, "an entry of the state file is left out"),
+                Some(Err(error)) => {
+                    tracing::warn!(service, %error, "an entry of the state file is left out")
+                }
                 None => {}
             }
         }

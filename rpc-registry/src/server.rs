@@ -53,13 +53,18 @@ impl RegistryServer {
     #[must_use]
     pub fn new() -> Self {
         // Only the state file could fail.
-        Self(Arc::new(Hub::new(DEFAULT_TTL, None).unwrap_or_else(|_| Hub::memory())))
+        Self(Arc::new(
+            Hub::new(DEFAULT_TTL, None).unwrap_or_else(|_| Hub::memory()),
+        ))
     }
 
     /// A registry with settings of its own.
     #[must_use]
     pub fn builder() -> RegistryServerBuilder {
-        RegistryServerBuilder { ttl: DEFAULT_TTL, state_file: None }
+        RegistryServerBuilder {
+            ttl: DEFAULT_TTL,
+            state_file: None,
+        }
     }
 
     /// This registry for the process that it runs in, without a connection.
@@ -97,10 +102,15 @@ impl RegistryServerBuilder {
     /// When the file exists and cannot be read or set aside.
     pub fn build(self) -> io::Result<RegistryServer> {
         let file = self.state_file.clone();
-        Hub::new(self.ttl, self.state_file).map(|hub| RegistryServer(Arc::new(hub))).map_err(|error| {
-            let file = file.unwrap_or_default();
-            io::Error::new(error.kind(), format!("the state file {} cannot be used: {error}", file.display()))
-        })
+        Hub::new(self.ttl, self.state_file)
+            .map(|hub| RegistryServer(Arc::new(hub)))
+            .map_err(|error| {
+                let file = file.unwrap_or_default();
+                io::Error::new(
+                    error.kind(),
+                    format!("the state file {} cannot be used: {error}", file.display()),
+                )
+            })
     }
 }
 
@@ -141,10 +151,18 @@ fn closing() -> Status {
 impl Handler {
     fn announce(&self, announce: Announce) -> Result<(Held, Granted), Status> {
         convert::valid_service(&announce.service)?;
-        let instance = announce.instance.ok_or_else(|| Status::invalid_argument("the announcement names no instance"))?;
-        let metadata: usize = instance.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let instance = announce
+            .instance
+            .ok_or_else(|| Status::invalid_argument("the announcement names no instance"))?;
+        let metadata: usize = instance
+            .metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
         if metadata > METADATA_LIMIT {
-            return Err(Status::invalid_argument(format!("{metadata} bytes of metadata are more than {METADATA_LIMIT}")));
+            return Err(Status::invalid_argument(format!(
+                "{metadata} bytes of metadata are more than {METADATA_LIMIT}"
+            )));
         }
         let endpoint = convert::to_endpoint(instance)?;
         let ttl = match announce.ttl_ms {
@@ -153,15 +171,31 @@ impl Handler {
         };
         let (address, instance) = (endpoint.address.to_string(), endpoint.instance);
         let grant = self.0.announce(&announce.service, endpoint, Some(ttl));
-        let grant = grant.ok_or_else(|| Status::failed_precondition("the instance has deregistered itself"))?;
-        tracing::info!(service = announce.service, address, instance, revision = grant.revision, "registered");
+        let grant = grant
+            .ok_or_else(|| Status::failed_precondition("the instance has deregistered itself"))?;
+        tracing::info!(
+            service = announce.service,
+            address,
+            instance,
+            revision = grant.revision,
+            "registered"
+        );
         let granted = Granted {
             lease_id: grant.lease,
             revision: grant.revision,
             incarnation: self.0.incarnation,
             ttl_ms: convert::to_milliseconds(ttl),
         };
-        Ok((Held { hub: Arc::clone(&self.0), service: announce.service, instance, lease: grant.lease, ttl }, granted))
+        Ok((
+            Held {
+                hub: Arc::clone(&self.0),
+                service: announce.service,
+                instance,
+                lease: grant.lease,
+                ttl,
+            },
+            granted,
+        ))
     }
 
     fn state(&self, snapshot: &Snapshot) -> WatchResponse {
@@ -170,7 +204,11 @@ impl Handler {
             revision: snapshot.revision,
             ttl_ms: convert::to_milliseconds(self.0.ttl),
             unchanged: false,
-            instances: snapshot.endpoints.iter().map(convert::to_instance).collect(),
+            instances: snapshot
+                .endpoints
+                .iter()
+                .map(convert::to_instance)
+                .collect(),
             departed: snapshot.departed.clone(),
         }
     }
@@ -195,7 +233,9 @@ impl generated::Registry for Handler {
             let Ok(asked) = asked else {
                 // Before the lease is dropped: a silent one has had its TTL.
                 self.0.expire();
-                return Err(Status::aborted(format!("nothing heard for {patience:?}; announce again")));
+                return Err(Status::aborted(format!(
+                    "nothing heard for {patience:?}; announce again"
+                )));
             };
             let Some(asked) = asked? else { return Ok(()) };
             let answer = match asked.step {
@@ -205,7 +245,9 @@ impl generated::Registry for Handler {
                     Answer::Granted(granted)
                 }
                 Some(Asked::KeepAlive(_)) => {
-                    let alive = held.as_ref().is_some_and(|held| self.0.keep_alive(&held.service, held.instance, held.lease));
+                    let alive = held.as_ref().is_some_and(|held| {
+                        self.0.keep_alive(&held.service, held.instance, held.lease)
+                    });
                     if !alive {
                         return Err(Status::aborted("the lease is not in force; announce again"));
                     }
@@ -214,17 +256,32 @@ impl generated::Registry for Handler {
                 Some(Asked::Deregister(who)) => {
                     convert::valid_service(&who.service)?;
                     let revision = self.0.deregister(&who.service, who.instance_id);
-                    tracing::info!(service = who.service, instance = who.instance_id, revision, "deregistered");
+                    tracing::info!(
+                        service = who.service,
+                        instance = who.instance_id,
+                        revision,
+                        "deregistered"
+                    );
                     self.0.saved(revision).await;
                     Answer::Deregistered(Deregistered { revision })
                 }
-                None => return Err(Status::unimplemented("this registry does not know that step")),
+                None => {
+                    return Err(Status::unimplemented(
+                        "this registry does not know that step",
+                    ));
+                }
             };
-            responses.send(RegisterResponse { step: Some(answer) }).await?;
+            responses
+                .send(RegisterResponse { step: Some(answer) })
+                .await?;
         }
     }
 
-    async fn watch(&self, request: Request<WatchRequest>, responses: &mut SendStream<WatchResponse>) -> Result<(), Status> {
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+        responses: &mut SendStream<WatchResponse>,
+    ) -> Result<(), Status> {
         self.0.start_keeper();
         let service = request.into_inner().service;
         convert::valid_service(&service)?;

@@ -36,8 +36,13 @@ impl fmt::Display for Damage {
         match self {
             Self::TooShort => f.write_str("it ends within its header"),
             Self::NoMagic => f.write_str("it is not a state file"),
-            Self::Version(version) => write!(f, "its version is {version}, and only {VERSION} is known here"),
-            Self::Length { told, found } => write!(f, "it should hold {told} bytes and holds {found}"),
+            Self::Version(version) => write!(
+                f,
+                "its version is {version}, and only {VERSION} is known here"
+            ),
+            Self::Length { told, found } => {
+                write!(f, "it should hold {told} bytes and holds {found}")
+            }
             Self::Checksum => f.write_str("its checksum does not fit"),
             Self::Message => f.write_str("its content does not decode"),
         }
@@ -86,7 +91,10 @@ pub(crate) fn save(path: &Path, state: &State) -> io::Result<()> {
     drop(file);
     fs::rename(&temporary, path)?;
     // The rename lasts only once the directory is on disk.
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
 }
 
@@ -109,7 +117,9 @@ pub(crate) fn load(path: &Path) -> io::Result<State> {
 }
 
 fn free_name(path: &Path) -> PathBuf {
-    let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |elapsed| elapsed.as_secs());
     let mut name = with_suffix(path, &format!(".damaged-{seconds}"));
     let mut more = 1;
     while name.exists() {
@@ -131,7 +141,11 @@ fn crc32(bytes: &[u8]) -> u32 {
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0xEDB8_8320
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -143,13 +157,30 @@ mod tests {
     use crate::generated::{Entry, Instance, ServiceEntries};
 
     fn state() -> State {
-        let instance = Instance { id: 7, address: "127.0.0.1:1".into(), weight: 100, metadata: [("zone".to_owned(), "a".to_owned())].into() };
-        let entry = Entry { instance: Some(instance), attached: true, ttl_ms: 5000 };
-        State { revision: 9, services: vec![ServiceEntries { service: "s".into(), entries: vec![entry] }] }
+        let instance = Instance {
+            id: 7,
+            address: "127.0.0.1:1".into(),
+            weight: 100,
+            metadata: [("zone".to_owned(), "a".to_owned())].into(),
+        };
+        let entry = Entry {
+            instance: Some(instance),
+            attached: true,
+            ttl_ms: 5000,
+        };
+        State {
+            revision: 9,
+            services: vec![ServiceEntries {
+                service: "s".into(),
+                entries: vec![entry],
+            }],
+        }
     }
 
     fn asides(directory: &Path) -> Vec<String> {
-        let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.contains(".damaged-")).collect()
     }
 
@@ -162,7 +193,11 @@ mod tests {
     fn what_is_saved_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        assert_eq!(load(&path).unwrap(), State::default(), "no file is no state");
+        assert_eq!(
+            load(&path).unwrap(),
+            State::default(),
+            "no file is no state"
+        );
         save(&path, &state()).unwrap();
         save(&path, &state()).unwrap();
         assert_eq!(load(&path).unwrap(), state());
@@ -218,7 +253,11 @@ mod tests {
             fs::write(&path, b"garbage").unwrap();
             assert_eq!(load(&path).unwrap(), State::default());
             assert!(!path.exists());
-            assert_eq!(asides(directory.path()).len(), times, "an earlier one is kept");
+            assert_eq!(
+                asides(directory.path()).len(),
+                times,
+                "an earlier one is kept"
+            );
         }
     }
 

@@ -66,11 +66,29 @@ pub(crate) struct Snapshot {
 
 impl Store {
     /// A store that goes on from what a file holds; each entry gets its grace TTL from now.
-    pub(crate) fn restore(revision: u64, entries: impl IntoIterator<Item = (String, Endpoint, Duration)>, now: Instant) -> Self {
-        let mut store = Self { revision, ..Self::default() };
+    pub(crate) fn restore(
+        revision: u64,
+        entries: impl IntoIterator<Item = (String, Endpoint, Duration)>,
+        now: Instant,
+    ) -> Self {
+        let mut store = Self {
+            revision,
+            ..Self::default()
+        };
         for (service, endpoint, ttl) in entries {
-            let entry = Entry { ttl, attached: false, lease: 0, expires: now.checked_add(ttl), endpoint };
-            store.services.entry(service).or_default().entries.insert(entry.endpoint.instance, entry);
+            let entry = Entry {
+                ttl,
+                attached: false,
+                lease: 0,
+                expires: now.checked_add(ttl),
+                endpoint,
+            };
+            store
+                .services
+                .entry(service)
+                .or_default()
+                .entries
+                .insert(entry.endpoint.instance, entry);
         }
         store
     }
@@ -82,9 +100,19 @@ impl Store {
     /// Lists an instance, or takes up its lease. Without a TTL it stays until it is deregistered.
     ///
     /// None for one that has deregistered itself: its announcement was overtaken on the way.
-    pub(crate) fn announce(&mut self, service: &str, endpoint: Endpoint, ttl: Option<Duration>, now: Instant) -> Option<Grant> {
+    pub(crate) fn announce(
+        &mut self,
+        service: &str,
+        endpoint: Endpoint,
+        ttl: Option<Duration>,
+        now: Instant,
+    ) -> Option<Grant> {
         let found = self.services.entry(service.to_owned()).or_default();
-        if found.departed.iter().any(|(_, id)| *id == endpoint.instance) {
+        if found
+            .departed
+            .iter()
+            .any(|(_, id)| *id == endpoint.instance)
+        {
             return None;
         }
         self.leases += 1;
@@ -92,22 +120,44 @@ impl Store {
         let entries = &mut found.entries;
         // Two processes do not listen at one address: whoever was there and has lost its stream is gone.
         let before = entries.len();
-        entries.retain(|id, entry| *id == endpoint.instance || entry.attached || entry.endpoint.address != endpoint.address);
+        entries.retain(|id, entry| {
+            *id == endpoint.instance || entry.attached || entry.endpoint.address != endpoint.address
+        });
         let superseded = entries.len() != before;
-        let same = entries.get(&endpoint.instance).is_some_and(|entry| entry.endpoint == endpoint);
+        let same = entries
+            .get(&endpoint.instance)
+            .is_some_and(|entry| entry.endpoint == endpoint);
         let changed = superseded || !same;
         let expires = ttl.and_then(|ttl| now.checked_add(ttl));
-        let entry = Entry { ttl: ttl.unwrap_or_default(), attached: true, lease, expires, endpoint };
+        let entry = Entry {
+            ttl: ttl.unwrap_or_default(),
+            attached: true,
+            lease,
+            expires,
+            endpoint,
+        };
         entries.insert(entry.endpoint.instance, entry);
         if changed {
             self.revision += 1;
         }
-        Some(Grant { lease, revision: self.revision, changed })
+        Some(Grant {
+            lease,
+            revision: self.revision,
+            changed,
+        })
     }
 
     /// Notes that the holder of a lease lives; false when the lease is not in force any more.
-    pub(crate) fn keep_alive(&mut self, service: &str, instance: u64, lease: u64, now: Instant) -> bool {
-        let Some(entry) = self.leased(service, instance, lease) else { return false };
+    pub(crate) fn keep_alive(
+        &mut self,
+        service: &str,
+        instance: u64,
+        lease: u64,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.leased(service, instance, lease) else {
+            return false;
+        };
         entry.expires = now.checked_add(entry.ttl);
         true
     }
@@ -141,13 +191,18 @@ impl Store {
         let mut changed = Vec::new();
         for (name, service) in &mut self.services {
             let before = service.entries.len();
-            service.entries.retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
+            service
+                .entries
+                .retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
             if service.entries.len() != before {
                 changed.push(name.clone());
             }
-            service.departed.retain(|(at, _)| now.duration_since(*at) < DEPARTED_FOR);
+            service
+                .departed
+                .retain(|(at, _)| now.duration_since(*at) < DEPARTED_FOR);
         }
-        self.services.retain(|_, service| !service.entries.is_empty() || !service.departed.is_empty());
+        self.services
+            .retain(|_, service| !service.entries.is_empty() || !service.departed.is_empty());
         if !changed.is_empty() {
             self.revision += 1;
         }
@@ -157,15 +212,25 @@ impl Store {
     /// When [`Self::expire`] has something to do next.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let services = self.services.values();
-        let entries = services.clone().flat_map(|service| service.entries.values().filter_map(|entry| entry.expires));
-        let departed = services.filter_map(|service| service.departed.front().and_then(|(at, _)| at.checked_add(DEPARTED_FOR)));
+        let entries = services
+            .clone()
+            .flat_map(|service| service.entries.values().filter_map(|entry| entry.expires));
+        let departed = services.filter_map(|service| {
+            service
+                .departed
+                .front()
+                .and_then(|(at, _)| at.checked_add(DEPARTED_FOR))
+        });
         entries.chain(departed).min()
     }
 
     /// The list that watchers of a service see: each address once, held by its newest lease.
     pub(crate) fn snapshot(&self, service: &str) -> Snapshot {
         let Some(found) = self.services.get(service) else {
-            return Snapshot { revision: self.revision, ..Snapshot::default() };
+            return Snapshot {
+                revision: self.revision,
+                ..Snapshot::default()
+            };
         };
         let mut newest: BTreeMap<&rpc_core::client::Address, &Entry> = BTreeMap::new();
         for entry in found.entries.values() {
@@ -176,7 +241,10 @@ impl Store {
         }
         Snapshot {
             revision: self.revision,
-            endpoints: newest.into_values().map(|entry| entry.endpoint.clone()).collect(),
+            endpoints: newest
+                .into_values()
+                .map(|entry| entry.endpoint.clone())
+                .collect(),
             departed: found.departed.iter().map(|(_, id)| *id).collect(),
         }
     }
@@ -203,14 +271,28 @@ mod tests {
     }
 
     fn ids(store: &Store) -> Vec<u64> {
-        store.snapshot("s").endpoints.iter().map(|endpoint| endpoint.instance).collect()
+        store
+            .snapshot("s")
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.instance)
+            .collect()
     }
 
     #[test]
     fn an_announced_instance_is_listed_under_its_name_only() {
         let (mut store, now) = (Store::default(), Instant::now());
-        let grant = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
-        assert_eq!(grant, Grant { lease: 1, revision: 1, changed: true });
+        let grant = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
+        assert_eq!(
+            grant,
+            Grant {
+                lease: 1,
+                revision: 1,
+                changed: true
+            }
+        );
         assert_eq!(ids(&store), [10]);
         assert!(store.snapshot("other").endpoints.is_empty());
     }
@@ -218,38 +300,78 @@ mod tests {
     #[test]
     fn revisions_grow_with_each_change_and_only_then() {
         let (mut store, now) = (Store::default(), Instant::now());
-        assert_eq!(store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap().revision, 1);
-        assert_eq!(store.announce("s", endpoint(2, 20), Some(TTL), now).unwrap().revision, 2);
-        let again = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
-        assert!(!again.changed && again.revision == 2, "taking up a lease changes no list");
-        let heavier = store.announce("s", endpoint(1, 10).with_weight(7), Some(TTL), now).unwrap();
+        assert_eq!(
+            store
+                .announce("s", endpoint(1, 10), Some(TTL), now)
+                .unwrap()
+                .revision,
+            1
+        );
+        assert_eq!(
+            store
+                .announce("s", endpoint(2, 20), Some(TTL), now)
+                .unwrap()
+                .revision,
+            2
+        );
+        let again = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
+        assert!(
+            !again.changed && again.revision == 2,
+            "taking up a lease changes no list"
+        );
+        let heavier = store
+            .announce("s", endpoint(1, 10).with_weight(7), Some(TTL), now)
+            .unwrap();
         assert!(heavier.changed && heavier.revision == 3);
         assert!(store.deregister("s", 10, now));
         assert_eq!(store.revision(), 4);
-        assert!(!store.deregister("s", 10, now), "a second time changes nothing");
+        assert!(
+            !store.deregister("s", 10, now),
+            "a second time changes nothing"
+        );
         assert_eq!(store.revision(), 4);
     }
 
     #[test]
     fn a_broken_stream_leaves_the_entry_for_the_ttl() {
         let (mut store, now) = (Store::default(), Instant::now());
-        let grant = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
+        let grant = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
         let broken = now + Duration::from_secs(3);
         store.detach("s", 10, grant.lease, broken);
         assert_eq!(store.next_expiry(), Some(broken + TTL));
-        assert!(store.expire(broken + TTL - Duration::from_millis(1)).is_empty());
+        assert!(
+            store
+                .expire(broken + TTL - Duration::from_millis(1))
+                .is_empty()
+        );
         assert_eq!(ids(&store), [10]);
         assert_eq!(store.expire(broken + TTL), ["s"]);
         assert!(ids(&store).is_empty());
-        assert!(store.snapshot("s").departed.is_empty(), "an expired one has not said goodbye");
+        assert!(
+            store.snapshot("s").departed.is_empty(),
+            "an expired one has not said goodbye"
+        );
     }
 
     #[test]
     fn a_lease_that_is_taken_up_again_lives_on() {
         let (mut store, now) = (Store::default(), Instant::now());
-        let first = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
+        let first = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
         store.detach("s", 10, first.lease, now);
-        let second = store.announce("s", endpoint(1, 10), Some(TTL), now + Duration::from_secs(4)).unwrap();
+        let second = store
+            .announce(
+                "s",
+                endpoint(1, 10),
+                Some(TTL),
+                now + Duration::from_secs(4),
+            )
+            .unwrap();
         assert!(second.lease > first.lease);
         assert!(store.expire(now + Duration::from_secs(6)).is_empty());
         assert_eq!(ids(&store), [10]);
@@ -258,10 +380,18 @@ mod tests {
     #[test]
     fn the_old_stream_breaking_late_does_not_touch_the_new_lease() {
         let (mut store, now) = (Store::default(), Instant::now());
-        let first = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
-        let second = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
+        let first = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
+        let second = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
         store.detach("s", 10, first.lease, now);
-        assert!(store.entries().all(|(_, mut entries)| entries.all(|entry| entry.attached)));
+        assert!(
+            store
+                .entries()
+                .all(|(_, mut entries)| entries.all(|entry| entry.attached))
+        );
         assert!(!store.keep_alive("s", 10, first.lease, now));
         assert!(store.keep_alive("s", 10, second.lease, now));
     }
@@ -269,8 +399,12 @@ mod tests {
     #[test]
     fn a_silent_lease_expires_and_a_kept_one_does_not() {
         let (mut store, now) = (Store::default(), Instant::now());
-        store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
-        let kept = store.announce("s", endpoint(2, 20), Some(TTL), now).unwrap();
+        store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
+        let kept = store
+            .announce("s", endpoint(2, 20), Some(TTL), now)
+            .unwrap();
         assert!(store.keep_alive("s", 20, kept.lease, now + Duration::from_secs(3)));
         assert_eq!(store.expire(now + Duration::from_secs(6)), ["s"]);
         assert_eq!(ids(&store), [20]);
@@ -279,11 +413,16 @@ mod tests {
     #[test]
     fn a_deregistered_one_is_told_as_departed_for_a_minute() {
         let (mut store, now) = (Store::default(), Instant::now());
-        store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
+        store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
         store.deregister("s", 10, now);
         assert_eq!(store.snapshot("s").departed, [10]);
         assert_eq!(store.next_expiry(), Some(now + DEPARTED_FOR));
-        assert!(store.expire(now + DEPARTED_FOR).is_empty(), "no list changes");
+        assert!(
+            store.expire(now + DEPARTED_FOR).is_empty(),
+            "no list changes"
+        );
         assert!(store.snapshot("s").departed.is_empty());
         assert_eq!(store.next_expiry(), None);
         assert!(store.services.is_empty(), "nothing is left behind");
@@ -292,9 +431,16 @@ mod tests {
     #[test]
     fn a_new_process_at_an_address_replaces_the_dead_one() {
         let (mut store, now) = (Store::default(), Instant::now());
-        let dead = store.announce("s", endpoint(1, 10), Some(TTL), now).unwrap();
+        let dead = store
+            .announce("s", endpoint(1, 10), Some(TTL), now)
+            .unwrap();
         store.detach("s", 10, dead.lease, now);
-        assert!(store.announce("s", endpoint(1, 11), Some(TTL), now).unwrap().changed);
+        assert!(
+            store
+                .announce("s", endpoint(1, 11), Some(TTL), now)
+                .unwrap()
+                .changed
+        );
         assert_eq!(ids(&store), [11]);
         assert!(!store.deregister("s", 10, now));
     }
@@ -302,8 +448,12 @@ mod tests {
     #[test]
     fn of_two_live_ones_at_an_address_the_newest_is_listed() {
         let (mut store, now) = (Store::default(), Instant::now());
-        store.announce("s", endpoint(1, 99), Some(TTL), now).unwrap();
-        store.announce("s", endpoint(1, 11), Some(TTL), now).unwrap();
+        store
+            .announce("s", endpoint(1, 99), Some(TTL), now)
+            .unwrap();
+        store
+            .announce("s", endpoint(1, 11), Some(TTL), now)
+            .unwrap();
         assert_eq!(ids(&store), [11]);
         store.deregister("s", 11, now);
         assert_eq!(ids(&store), [99], "the other one is still there");
@@ -332,7 +482,11 @@ mod tests {
         let (mut store, now) = (Store::default(), Instant::now());
         store.announce("s", endpoint(1, 10), None, now).unwrap();
         assert_eq!(store.next_expiry(), None);
-        assert!(store.expire(now + Duration::from_secs(1_000_000)).is_empty());
+        assert!(
+            store
+                .expire(now + Duration::from_secs(1_000_000))
+                .is_empty()
+        );
         assert_eq!(ids(&store), [10]);
     }
 }

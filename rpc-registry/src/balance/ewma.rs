@@ -37,7 +37,12 @@ impl Cost {
     /// An endpoint whose calls are thought to take this long.
     pub(crate) fn new(latency: f64, now: Instant) -> Self {
         let latency = AtomicU64::new(latency.max(FLOOR.as_secs_f64()).to_bits());
-        Self { origin: now, latency, stamp: AtomicU64::new(0), in_flight: AtomicUsize::new(0) }
+        Self {
+            origin: now,
+            latency,
+            stamp: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+        }
     }
 
     fn nanoseconds(&self, now: Instant) -> u64 {
@@ -47,7 +52,9 @@ impl Cost {
     /// The average now, in seconds.
     pub(crate) fn latency(&self, now: Instant) -> f64 {
         let value = f64::from_bits(self.latency.load(Ordering::Relaxed));
-        let age = self.nanoseconds(now).saturating_sub(self.stamp.load(Ordering::Relaxed));
+        let age = self
+            .nanoseconds(now)
+            .saturating_sub(self.stamp.load(Ordering::Relaxed));
         (value * weight_of(Duration::from_nanos(age))).max(FLOOR.as_secs_f64())
     }
 
@@ -81,7 +88,14 @@ fn weight_of(age: Duration) -> f64 {
 
 /// Whether a call that ended so says something bad of the endpoint, not of the request.
 fn is_failure(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal | Code::Unknown)
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unknown
+    )
 }
 
 impl CallTracker for Cost {
@@ -93,7 +107,10 @@ impl CallTracker for Cost {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let (took, before) = (latency.as_secs_f64(), self.latency(now));
         if is_failure(code) {
-            self.observe(now, took.max((before * PENALTY).min(PENALTY_MAX.as_secs_f64())));
+            self.observe(
+                now,
+                took.max((before * PENALTY).min(PENALTY_MAX.as_secs_f64())),
+            );
         } else if code != Code::Cancelled || took > before {
             // A cancelled call would have taken longer: it can only make the average worse.
             self.observe(now, took);
@@ -129,7 +146,10 @@ mod tests {
         let now = Instant::now();
         let cost = Cost::new(0.1, now);
         assert!(close(cost.latency(now + DECAY), 0.1 / std::f64::consts::E));
-        assert!(close(cost.latency(now + 100 * DECAY), 0.001), "never below the floor");
+        assert!(
+            close(cost.latency(now + 100 * DECAY), 0.001),
+            "never below the floor"
+        );
     }
 
     #[test]
@@ -142,7 +162,11 @@ mod tests {
             now += 100 * MS;
             call(&cost, now, 10 * MS, Code::Ok);
         }
-        assert!((0.010..0.0105).contains(&cost.latency(now)), "{}", cost.latency(now));
+        assert!(
+            (0.010..0.0105).contains(&cost.latency(now)),
+            "{}",
+            cost.latency(now)
+        );
     }
 
     #[test]
@@ -172,7 +196,12 @@ mod tests {
     fn the_callers_own_mistakes_are_no_failures() {
         let now = Instant::now();
         let cost = Cost::new(0.01, now);
-        for code in [Code::NotFound, Code::InvalidArgument, Code::PermissionDenied, Code::Cancelled] {
+        for code in [
+            Code::NotFound,
+            Code::InvalidArgument,
+            Code::PermissionDenied,
+            Code::Cancelled,
+        ] {
             call(&cost, now, MS, code);
         }
         assert!(cost.latency(now) <= 0.01);

@@ -33,27 +33,47 @@ impl LoadBalancer for LeastRequest {
     }
 
     fn update(&mut self, candidates: &[Candidate], now: Instant) -> Update {
-        self.costs.retain(|id, _| candidates.iter().any(|candidate| candidate.id == *id));
+        self.costs
+            .retain(|id, _| candidates.iter().any(|candidate| candidate.id == *id));
         let average = average(self.costs.values().map(|cost| cost.latency(now)));
         for candidate in candidates {
-            self.costs.entry(candidate.id).or_insert_with(|| Arc::new(Cost::new(average, now)));
+            self.costs
+                .entry(candidate.id)
+                .or_insert_with(|| Arc::new(Cost::new(average, now)));
         }
         let ready: Vec<_> = candidates
             .iter()
             .filter(is_ready)
             .filter_map(|candidate| {
                 let cost = Arc::clone(self.costs.get(&candidate.id)?);
-                Some(Choice { subchannel: candidate.subchannel.clone(), cost, weight: f64::from(candidate.endpoint.weight) })
+                Some(Choice {
+                    subchannel: candidate.subchannel.clone(),
+                    cost,
+                    weight: f64::from(candidate.endpoint.weight),
+                })
             })
             .collect();
-        let picker = if ready.is_empty() { none_ready(candidates) } else { Arc::new(TwoChoices(ready)) };
-        Update { connect: to_connect(candidates), picker }
+        let picker = if ready.is_empty() {
+            none_ready(candidates)
+        } else {
+            Arc::new(TwoChoices(ready))
+        };
+        Update {
+            connect: to_connect(candidates),
+            picker,
+        }
     }
 }
 
 fn average(latencies: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = latencies.fold((0.0, 0.0), |(sum, count), latency| (sum + latency, count + 1.0));
-    if count > 0.0 { sum / count } else { FLOOR.as_secs_f64() }
+    let (sum, count) = latencies.fold((0.0, 0.0), |(sum, count), latency| {
+        (sum + latency, count + 1.0)
+    });
+    if count > 0.0 {
+        sum / count
+    } else {
+        FLOOR.as_secs_f64()
+    }
 }
 
 struct Choice {
@@ -85,7 +105,8 @@ impl TwoChoices {
 impl Picker for TwoChoices {
     fn pick(&self, context: &PickContext<'_>) -> Pick {
         let usable = |choice: &Choice| choice.subchannel.is_ready();
-        let fresh = |choice: &Choice| usable(choice) && !context.avoid.contains(&choice.subchannel.id());
+        let fresh =
+            |choice: &Choice| usable(choice) && !context.avoid.contains(&choice.subchannel.id());
         let (first, second) = two_of(self.0.len(), context.random);
         let pair = [self.0.get(first), self.0.get(second)];
         let cheaper = pair.into_iter().flatten().filter(|choice| fresh(choice));
@@ -100,7 +121,9 @@ impl Picker for TwoChoices {
 
 /// Two different numbers below `count` (the same one twice when there is only one).
 fn two_of(count: usize, random: u64) -> (usize, usize) {
-    let below = |random: u64, count: usize| usize::try_from((random & 0xffff_ffff) * (count as u64) >> 32).unwrap_or(0);
+    let below = |random: u64, count: usize| {
+        usize::try_from(((random & 0xffff_ffff) * (count as u64)) >> 32).unwrap_or(0)
+    };
     let first = below(random >> 32, count);
     if count < 2 {
         return (first, first);
@@ -123,7 +146,10 @@ mod tests {
             counts[first] += 1;
             counts[second] += 1;
         }
-        assert!(counts.iter().all(|count| (3_800..4_200).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (3_800..4_200).contains(count)),
+            "{counts:?}"
+        );
         assert_eq!(two_of(1, u64::MAX), (0, 0));
         assert_eq!(two_of(2, u64::MAX), (1, 0));
     }

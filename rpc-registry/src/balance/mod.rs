@@ -27,13 +27,24 @@ fn is_ready(candidate: &&Candidate) -> bool {
 }
 
 fn to_connect(candidates: &[Candidate]) -> Vec<u64> {
-    candidates.iter().filter(takes_load).map(|candidate| candidate.id).collect()
+    candidates
+        .iter()
+        .filter(takes_load)
+        .map(|candidate| candidate.id)
+        .collect()
 }
 
 /// The picker for when nothing is ready: wait while something may become so, else fail.
 fn none_ready(candidates: &[Candidate]) -> Arc<dyn Picker> {
-    let may_come = candidates.iter().filter(takes_load).any(|candidate| candidate.state != ConnectivityState::TransientFailure);
-    Arc::new(NoneReady(if may_come { None } else { Some(failure(candidates)) }))
+    let may_come = candidates
+        .iter()
+        .filter(takes_load)
+        .any(|candidate| candidate.state != ConnectivityState::TransientFailure);
+    Arc::new(NoneReady(if may_come {
+        None
+    } else {
+        Some(failure(candidates))
+    }))
 }
 
 struct NoneReady(Option<Status>);
@@ -68,7 +79,10 @@ fn failure(candidates: &[Candidate]) -> Status {
         message.push_str(&format!("; and {} more", usable.len() - LISTED));
     }
     let status = Status::unavailable(message);
-    match usable.iter().find_map(|candidate| candidate.last_error.clone()) {
+    match usable
+        .iter()
+        .find_map(|candidate| candidate.last_error.clone())
+    {
         Some(cause) => status.with_source(cause),
         None => status,
     }

@@ -32,15 +32,27 @@ impl LoadBalancer for RoundRobin {
         let ready: Vec<_> = candidates
             .iter()
             .filter(is_ready)
-            .map(|candidate| (candidate.subchannel.clone(), u64::from(candidate.endpoint.weight)))
+            .map(|candidate| {
+                (
+                    candidate.subchannel.clone(),
+                    u64::from(candidate.endpoint.weight),
+                )
+            })
             .collect();
         let heaviest = ready.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
         let picker: Arc<dyn Picker> = if ready.is_empty() {
             none_ready(candidates)
         } else {
-            Arc::new(Turns { ready, heaviest, turn: Arc::clone(&self.turn) })
+            Arc::new(Turns {
+                ready,
+                heaviest,
+                turn: Arc::clone(&self.turn),
+            })
         };
-        Update { connect: to_connect(candidates), picker }
+        Update {
+            connect: to_connect(candidates),
+            picker,
+        }
     }
 }
 
@@ -61,7 +73,10 @@ impl Turns {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let (round, index) = (turn / count, turn % count);
             let index = usize::try_from(index).unwrap_or(0);
-            let weight = self.ready.get(index).map_or(self.heaviest, |(_, weight)| *weight);
+            let weight = self
+                .ready
+                .get(index)
+                .map_or(self.heaviest, |(_, weight)| *weight);
             // Weights of neighbours are moved apart, so that equal ones do not take turns in step.
             let moved = (index as u64).wrapping_mul(self.heaviest / 2);
             let phase = weight.wrapping_mul(round).wrapping_add(moved) % self.heaviest;
@@ -79,8 +94,12 @@ impl Picker for Turns {
         let (before, after) = self.ready.split_at(start);
         let in_turn = after.iter().chain(before).map(|(subchannel, _)| subchannel);
         let mut usable = in_turn.filter(|subchannel| subchannel.is_ready());
-        let fresh = usable.clone().find(|subchannel| !context.avoid.contains(&subchannel.id()));
+        let fresh = usable
+            .clone()
+            .find(|subchannel| !context.avoid.contains(&subchannel.id()));
         // All lost their connections just now: the next picker knows.
-        fresh.or_else(|| usable.next()).map_or(Pick::Wait, |subchannel| Pick::To(subchannel.clone(), None))
+        fresh
+            .or_else(|| usable.next())
+            .map_or(Pick::Wait, |subchannel| Pick::To(subchannel.clone(), None))
     }
 }

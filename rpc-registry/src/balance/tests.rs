@@ -1,0 +1,360 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpc_core::client::{
+    Address, CallTracker, ConnectivityState, Endpoint, LoadBalancer, Subchannel, Update,
+};
+use rpc_core::{Code, Status};
+use tokio::time::Instant;
+
+use super::*;
+use ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn candidate(id: u64, weight: u32, state: ConnectivityState) -> Candidate {
+    let address: Address = format!("127.0.0.1:{id}").parse().unwrap();
+    let endpoint = Endpoint::new(address).with_weight(weight);
+    let last_error =
+        (state == TransientFailure).then(|| Status::unavailable(format!("refused by {id}")));
+    let subchannel = Subchannel::detached(endpoint.clone(), state == Ready);
+    Candidate {
+        id,
+        endpoint: Arc::new(endpoint),
+        state,
+        last_error,
+        subchannel,
+    }
+}
+
+fn ready(weights: &[u32]) -> Vec<Candidate> {
+    weights
+        .iter()
+        .zip(1..)
+        .map(|(weight, id)| candidate(id, *weight, Ready))
+        .collect()
+}
+
+struct Caller {
+    random: fastrand::Rng,
+    now: Instant,
+}
+
+impl Caller {
+    fn new() -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(7),
+            now: Instant::now(),
+        }
+    }
+
+    fn pick(&mut self, update: &Update, avoid: &[u64]) -> Pick {
+        let context = PickContext {
+            path: "/a/B",
+            hash_key: None,
+            avoid,
+            random: self.random.u64(..),
+            now: self.now,
+        };
+        update.picker.pick(&context)
+    }
+
+    fn to(&mut self, update: &Update, avoid: &[u64]) -> (u64, Option<Arc<dyn CallTracker>>) {
+        match self.pick(update, avoid) {
+            Pick::To(subchannel, tracker) => (subchannel.id(), tracker),
+            Pick::Wait => panic!("waits"),
+            Pick::Fail(status) => panic!("{status}"),
+        }
+    }
+
+    /// Makes calls one after the other; the endpoint decides how each goes.
+    fn shares(
+        &mut self,
+        update: &Update,
+        calls: u32,
+        outcome: impl Fn(u64) -> (Duration, Code),
+    ) -> BTreeMap<u64, u32> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..calls {
+            let (id, tracker) = self.to(update, &[]);
+            *shares.entry(id).or_default() += 1;
+            let (latency, code) = outcome(id);
+            if let Some(tracker) = tracker {
+                tracker.started(self.now);
+                tracker.finished(self.now, latency, code);
+            }
+            self.now += MS;
+        }
+        shares
+    }
+}
+
+fn policies() -> [Box<dyn LoadBalancer>; 2] {
+    [Box::new(LeastRequest::new()), Box::new(RoundRobin::new())]
+}
+
+#[test]
+fn round_robin_takes_turns() {
+    let update = RoundRobin::new().update(&ready(&[100, 100, 100]), Instant::now());
+    let mut caller = Caller::new();
+    let order: Vec<_> = (0..6).map(|_| caller.to(&update, &[]).0).collect();
+    assert_eq!(order, [1, 2, 3, 1, 2, 3]);
+}
+
+#[test]
+fn round_robin_follows_weights_exactly_and_smoothly() {
+    let update = RoundRobin::new().update(&ready(&[5, 1, 2]), Instant::now());
+    let mut caller = Caller::new();
+    let order: Vec<_> = (0..80).map(|_| caller.to(&update, &[]).0).collect();
+    let count = |id| order.iter().filter(|picked| **picked == id).count();
+    assert_eq!((count(1), count(2), count(3)), (50, 10, 20));
+    // Spread out: the light one comes about every eighth call, never in a heap.
+    let places: Vec<_> = (0..80).filter(|index| order[*index] == 2).collect();
+    assert!(
+        places
+            .windows(2)
+            .all(|pair| (6..=10).contains(&(pair[1] - pair[0]))),
+        "{places:?}"
+    );
+}
+
+#[test]
+fn round_robin_goes_on_where_it_was_after_an_update() {
+    let mut policy = RoundRobin::new();
+    let mut caller = Caller::new();
+    let first = policy.update(&ready(&[1, 1, 1]), Instant::now());
+    assert_eq!(caller.to(&first, &[]).0, 1);
+    let second = policy.update(&ready(&[1, 1, 1]), Instant::now());
+    assert_eq!(caller.to(&second, &[]).0, 2);
+}
+
+#[test]
+fn round_robin_skips_one_that_lost_its_connection_since() {
+    let mut candidates = ready(&[1, 1, 1]);
+    candidates[1].subchannel = Subchannel::detached((*candidates[1].endpoint).clone(), false);
+    let update = RoundRobin::new().update(&candidates, Instant::now());
+    let shares = Caller::new().shares(&update, 300, |_| (MS, Code::Ok));
+    assert!(!shares.contains_key(&2), "{shares:?}");
+}
+
+#[test]
+fn least_request_spreads_evenly_over_equals() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[100; 4]), caller.now);
+    let shares = caller.shares(&update, 40_000, |_| (MS, Code::Ok));
+    assert!(
+        shares.values().all(|share| (8_000..12_000).contains(share)),
+        "{shares:?}"
+    );
+}
+
+#[test]
+fn least_request_prefers_the_faster_one() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[100; 3]), caller.now);
+    let shares = caller.shares(&update, 10_000, |id| {
+        (if id == 2 { 50 * MS } else { 5 * MS }, Code::Ok)
+    });
+    assert!(shares[&2] < 500, "{shares:?}");
+}
+
+#[test]
+fn least_request_prefers_the_idle_one() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[100, 100]), caller.now);
+    let (busy, tracker) = caller.to(&update, &[]);
+    tracker.unwrap().started(caller.now);
+    for _ in 0..100 {
+        assert_ne!(caller.to(&update, &[]).0, busy);
+    }
+}
+
+#[test]
+fn least_request_shares_calls_in_flight_by_weight() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[300, 100]), caller.now);
+    let mut shares = BTreeMap::<u64, u32>::new();
+    for _ in 0..400 {
+        let (id, tracker) = caller.to(&update, &[]);
+        tracker.unwrap().started(caller.now);
+        *shares.entry(id).or_default() += 1;
+    }
+    assert!((299..=301).contains(&shares[&1]), "{shares:?}");
+}
+
+#[test]
+fn least_request_leaves_one_that_fails_and_comes_back() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[100; 3]), caller.now);
+    caller.shares(&update, 3_000, |_| (2 * MS, Code::Ok));
+    let failing = caller.shares(&update, 3_000, |id| {
+        if id == 1 {
+            (MS, Code::Unavailable)
+        } else {
+            (2 * MS, Code::Ok)
+        }
+    });
+    assert!(failing.get(&1).copied().unwrap_or(0) < 30, "{failing:?}");
+    caller.now += Duration::from_secs(60);
+    let recovered = caller.shares(&update, 3_000, |_| (2 * MS, Code::Ok));
+    assert!(recovered[&1] > 600, "{recovered:?}");
+}
+
+#[test]
+fn least_request_remembers_across_updates_and_forgets_those_gone() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let candidates = ready(&[100, 100]);
+    let update = policy.update(&candidates, caller.now);
+    caller.shares(&update, 100, |id| {
+        (if id == 1 { 100 * MS } else { MS }, Code::Ok)
+    });
+    let again = policy.update(&candidates, caller.now);
+    assert!(
+        (0..50).all(|_| caller.to(&again, &[]).0 == 2),
+        "the slow one is still known as slow"
+    );
+    policy.update(&candidates[1..], caller.now);
+    let back = policy.update(&candidates, caller.now);
+    let shares = caller.shares(&back, 1_000, |_| (MS, Code::Ok));
+    assert!(
+        shares[&1] > 300,
+        "it starts with the average of the others: {shares:?}"
+    );
+}
+
+#[test]
+fn least_request_holds_nothing_back_from_a_new_endpoint() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let update = policy.update(&ready(&[100, 100]), caller.now);
+    caller.shares(&update, 2_000, |_| (20 * MS, Code::Ok));
+    let update = policy.update(&ready(&[100, 100, 100]), caller.now);
+    let shares = caller.shares(&update, 3_000, |_| (20 * MS, Code::Ok));
+    assert!(
+        (600..1_500).contains(&shares[&3]),
+        "neither flooded nor starved: {shares:?}"
+    );
+}
+
+#[test]
+fn both_prefer_one_that_the_call_has_not_failed_on() {
+    for mut policy in policies() {
+        let mut caller = Caller::new();
+        let update = policy.update(&ready(&[100, 100, 100]), caller.now);
+        for _ in 0..100 {
+            assert_eq!(caller.to(&update, &[1, 3]).0, 2, "{}", policy.name());
+        }
+        let (id, _) = caller.to(&update, &[1, 2, 3]);
+        assert!(
+            (1..=3).contains(&id),
+            "{}: one that failed is better than none",
+            policy.name()
+        );
+    }
+}
+
+#[test]
+fn both_use_only_what_is_ready() {
+    for mut policy in policies() {
+        let mut candidates = ready(&[100, 100]);
+        candidates.extend([
+            candidate(3, 100, Connecting),
+            candidate(4, 100, TransientFailure),
+            candidate(5, 100, Idle),
+        ]);
+        let mut caller = Caller::new();
+        let update = policy.update(&candidates, caller.now);
+        assert_eq!(update.connect, [1, 2, 3, 4, 5]);
+        let shares = caller.shares(&update, 1_000, |_| (MS, Code::Ok));
+        assert_eq!(
+            shares.keys().copied().collect::<Vec<_>>(),
+            [1, 2],
+            "{}",
+            policy.name()
+        );
+    }
+}
+
+#[test]
+fn weight_zero_takes_no_load_and_no_connection() {
+    for mut policy in policies() {
+        let mut caller = Caller::new();
+        let update = policy.update(&ready(&[0, 100]), caller.now);
+        assert_eq!(update.connect, [2]);
+        assert_eq!(
+            caller.shares(&update, 100, |_| (MS, Code::Ok)),
+            [(2, 100)].into()
+        );
+        let update = policy.update(&ready(&[0, 0]), caller.now);
+        let Pick::Fail(status) = caller.pick(&update, &[]) else {
+            panic!("not failed")
+        };
+        assert!(status.message().contains("weight 0"), "{status}");
+    }
+}
+
+#[test]
+fn both_wait_while_something_may_become_ready() {
+    for mut policy in policies() {
+        for state in [Idle, Connecting] {
+            let update = policy.update(
+                &[
+                    candidate(1, 100, TransientFailure),
+                    candidate(2, 100, state),
+                ],
+                Instant::now(),
+            );
+            assert!(
+                matches!(Caller::new().pick(&update, &[]), Pick::Wait),
+                "{}",
+                policy.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn both_fail_with_how_many_and_why() {
+    for mut policy in policies() {
+        let candidates: Vec<_> = (1..=7)
+            .map(|id| candidate(id, 100, TransientFailure))
+            .collect();
+        let update = policy.update(&candidates, Instant::now());
+        let Pick::Fail(status) = Caller::new().pick(&update, &[]) else {
+            panic!("not failed")
+        };
+        assert_eq!(status.code(), Code::Unavailable);
+        let message = status.message();
+        assert!(message.contains("none of 7 endpoints"), "{message}");
+        assert!(
+            message.contains("127.0.0.1:5 (refused by 5)") && message.contains("and 2 more"),
+            "{message}"
+        );
+        let update = policy.update(&[], Instant::now());
+        let Pick::Fail(status) = Caller::new().pick(&update, &[]) else {
+            panic!("not failed")
+        };
+        assert!(status.message().contains("no endpoint"), "{status}");
+    }
+}
+
+#[test]
+fn both_wait_when_all_lost_their_connections_since() {
+    for mut policy in policies() {
+        let mut lost = candidate(1, 100, Ready);
+        lost.subchannel = Subchannel::detached((*lost.endpoint).clone(), false);
+        let update = policy.update(&[lost], Instant::now());
+        assert!(
+            matches!(Caller::new().pick(&update, &[]), Pick::Wait),
+            "{}",
+            policy.name()
+        );
+    }
+}
