@@ -12,11 +12,26 @@ use super::{is_ready, none_ready, to_connect};
 /// Looks at two connected endpoints at random and takes the cheaper one.
 ///
 /// What an endpoint costs is its latency, as a peak-sensitive average that forgets in ten seconds,
-/// times the calls in flight to it, over its weight. A failure counts as a high latency. A new
-/// endpoint starts with the average of the others.
+/// times the calls in flight to it, over its weight. A failure counts as a high latency. An
+/// endpoint that is new, or newly connected, starts with the average of the others: what was
+/// known of it ended with its old connection, whose loss failed the calls on it.
 #[derive(Debug, Default)]
 pub struct LeastRequest {
-    costs: HashMap<u64, Arc<Cost>>,
+    known: HashMap<u64, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    cost: Arc<Cost>,
+    instance: u64,
+    ready: bool,
+}
+
+impl Known {
+    /// Whether what is known of an endpoint still holds for it.
+    fn holds(&self, candidate: &Candidate) -> bool {
+        self.instance == candidate.endpoint.instance && (self.ready || !is_ready(&candidate))
+    }
 }
 
 impl LeastRequest {
@@ -33,19 +48,29 @@ impl LoadBalancer for LeastRequest {
     }
 
     fn update(&mut self, candidates: &[Candidate], now: Instant) -> Update {
-        self.costs
-            .retain(|id, _| candidates.iter().any(|candidate| candidate.id == *id));
-        let average = average(self.costs.values().map(|cost| cost.latency(now)));
+        let mut before = std::mem::take(&mut self.known);
         for candidate in candidates {
-            self.costs
-                .entry(candidate.id)
-                .or_insert_with(|| Arc::new(Cost::new(average, now)));
+            if let Some(mut known) = before.remove(&candidate.id)
+                && known.holds(candidate)
+            {
+                known.ready = is_ready(&candidate);
+                self.known.insert(candidate.id, known);
+            }
+        }
+        let serving = self.known.values().filter(|known| known.ready);
+        let average = average(serving.map(|known| known.cost.latency(now)));
+        for candidate in candidates {
+            self.known.entry(candidate.id).or_insert_with(|| Known {
+                cost: Arc::new(Cost::new(average, now)),
+                instance: candidate.endpoint.instance,
+                ready: is_ready(&candidate),
+            });
         }
         let ready: Vec<_> = candidates
             .iter()
             .filter(is_ready)
             .filter_map(|candidate| {
-                let cost = Arc::clone(self.costs.get(&candidate.id)?);
+                let cost = Arc::clone(&self.known.get(&candidate.id)?.cost);
                 Some(Choice {
                     subchannel: candidate.subchannel.clone(),
                     cost,

@@ -230,6 +230,48 @@ fn least_request_remembers_across_updates_and_forgets_those_gone() {
 }
 
 #[test]
+fn least_request_forgets_the_failures_of_an_ended_connection() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let mut candidates = ready(&[100, 100, 100]);
+    let update = policy.update(&candidates, caller.now);
+    caller.shares(&update, 300, |id| {
+        if id == 1 {
+            (500 * MS, Code::Unavailable)
+        } else {
+            (MS, Code::Ok)
+        }
+    });
+    candidates[0] = candidate(1, 100, TransientFailure);
+    policy.update(&candidates, caller.now);
+    let update = policy.update(&ready(&[100, 100, 100]), caller.now);
+    let shares = caller.shares(&update, 3_000, |_| (MS, Code::Ok));
+    assert!(shares[&1] > 600, "{shares:?}");
+}
+
+#[test]
+fn least_request_knows_nothing_of_a_new_process_at_an_address() {
+    let mut policy = LeastRequest::new();
+    let mut caller = Caller::new();
+    let mut candidates = ready(&[100, 100, 100]);
+    let update = policy.update(&candidates, caller.now);
+    caller.shares(&update, 300, |id| {
+        if id == 1 {
+            (500 * MS, Code::Unavailable)
+        } else {
+            (MS, Code::Ok)
+        }
+    });
+    candidates[0].endpoint = Arc::new(Endpoint {
+        instance: 2,
+        ..(*candidates[0].endpoint).clone()
+    });
+    let update = policy.update(&candidates, caller.now);
+    let shares = caller.shares(&update, 3_000, |_| (MS, Code::Ok));
+    assert!(shares[&1] > 600, "{shares:?}");
+}
+
+#[test]
 fn least_request_holds_nothing_back_from_a_new_endpoint() {
     let mut policy = LeastRequest::new();
     let mut caller = Caller::new();
