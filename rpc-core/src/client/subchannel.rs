@@ -138,7 +138,7 @@ struct Runner {
 impl Runner {
     async fn run(mut self) {
         let mut failing = false;
-        while self.wants.wait_for(|wanted| *wanted).await.is_ok() {
+        while self.wanted().await {
             if !failing {
                 self.report(ConnectivityState::Connecting, None);
             }
@@ -169,6 +169,11 @@ impl Runner {
             }
         }
         self.subchannel.0.connection.store(None);
+    }
+
+    /// Waits until a connection is wanted; false when the channel is gone, whatever it wanted last.
+    async fn wanted(&mut self) -> bool {
+        self.wants.has_changed().is_ok() && self.wants.wait_for(|wanted| *wanted).await.is_ok()
     }
 
     /// Gives the connection to calls until it takes no more; says why when it did not live long enough.

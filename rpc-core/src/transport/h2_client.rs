@@ -58,20 +58,22 @@ pub(crate) async fn connect(
     // A peer that is no HTTP/2 server fails here, not at the first call.
     let mut ping = connection.ping_pong();
     let (alive, usable) = watch::channel(true);
-    let mut probe = requests.clone();
+    // As long as there is a handle on it, h2 keeps a connection open.
+    let mut probe = Some(requests.clone());
     let driver = async move {
         let mut connection = pin!(connection);
-        let mut draining = false;
+        let mut unheld = pin!(alive.closed());
         let result = poll_fn(|cx| {
+            if probe.is_some() && unheld.as_mut().poll(cx).is_ready() {
+                probe = None;
+            }
             let polled = connection.as_mut().poll(cx);
             // A GOAWAY shows as an error of every new request while open calls go on.
-            if !draining
-                && matches!(
-                    probe.poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
-                    Poll::Ready(Err(_))
-                )
+            let mut unwatched = Context::from_waker(std::task::Waker::noop());
+            if let Some(requests) = &mut probe
+                && let Poll::Ready(Err(_)) = requests.poll_ready(&mut unwatched)
             {
-                draining = true;
+                probe = None;
                 alive.send_replace(false);
             }
             polled
@@ -81,7 +83,6 @@ pub(crate) async fn connect(
             tracing::debug!(%error, "connection closed");
         }
     };
-    use std::future::Future as _;
     let mut driver = Box::pin(driver);
     if let Some(ping) = &mut ping {
         let pong = ping.ping(h2::Ping::opaque());
@@ -231,7 +232,6 @@ enum ReceiverState {
 
 impl RecvHalf for Receiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
-        use std::future::Future as _;
         match &mut self.state {
             ReceiverState::Head(response) => {
                 let response = match std::pin::Pin::new(response).poll(cx) {

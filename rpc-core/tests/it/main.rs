@@ -3,5 +3,6 @@
 
 mod bad_input;
 mod calls;
+mod dropped;
 mod lifecycle;
 mod streams;
