@@ -1,6 +1,6 @@
-//! Generates the test service.
+//! Generates the test services.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    rpc_codegen::compile(&["proto/test.proto"], &["proto"])?;
+    rpc_codegen::compile(&["proto/test.proto", "proto/orders.proto"], &["proto"])?;
     Ok(())
 }

@@ -1,4 +1,12 @@
-//! What the tests of this workspace share: a service to call and a server that runs it.
+//! What the tests of this workspace share: a service to call and a server that runs it, a fleet of
+//! processes that may be killed, a load on it, and the books that must agree afterwards.
+
+pub mod fleet;
+pub mod ledger;
+pub mod load;
+pub mod promises;
+pub mod roles;
+mod ticker;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,6 +19,14 @@ use tokio::task::JoinHandle;
 pub mod proto {
     rpc_core::include_proto!("testkit.v1");
 }
+
+/// The generated code of the service that the processes of a fleet serve.
+#[allow(missing_docs)]
+pub mod orders {
+    rpc_core::include_proto!("testkit.orders.v1");
+}
+
+pub use ticker::Ticker;
 
 use proto::{Counts, FailRequest, Message, StreamRequest, Test, TestServer};
 
