@@ -5,6 +5,7 @@ pub mod fleet;
 pub mod ledger;
 pub mod load;
 pub mod promises;
+mod proxy;
 pub mod roles;
 mod ticker;
 
@@ -26,6 +27,7 @@ pub mod orders {
     rpc_core::include_proto!("testkit.orders.v1");
 }
 
+pub use proxy::FaultProxy;
 pub use ticker::Ticker;
 
 use proto::{Counts, FailRequest, Message, StreamRequest, Test, TestServer};

@@ -18,7 +18,7 @@ use super::shutdown::ShutdownHandle;
 use crate::client::Address;
 use crate::compat::RouterService;
 use crate::request::PeerAddr;
-use crate::transport::connector::Io;
+use crate::transport::connector::{Io, prepare};
 
 /// Why a server could not be started.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Listener {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream)?;
                 Ok((Box::new(stream), PeerAddr::Tcp(peer)))
             }
             #[cfg(unix)]

@@ -1,6 +1,8 @@
 //! Opening byte streams: [`Connector`].
 
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -21,7 +23,22 @@ pub trait Connector: Send + Sync + 'static {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>>;
 }
 
-/// TCP (with `TCP_NODELAY`) and unix sockets.
+/// How long a peer may leave data unacknowledged before its connection is given up. A machine that
+/// is gone without a word is found by this, and only this.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// Sets what every TCP connection of ours has, on both sides.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
+/// TCP and unix sockets.
+///
+/// TCP connections have `TCP_NODELAY` and, on Linux, a `TCP_USER_TIMEOUT` of 10 s.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketConnector;
 
@@ -31,7 +48,7 @@ impl Connector for SocketConnector {
             match address {
                 Address::Tcp { host, port } => {
                     let stream = TcpStream::connect((&**host, *port)).await?;
-                    stream.set_nodelay(true)?;
+                    prepare(&stream)?;
                     Ok(Box::new(stream) as Box<dyn Io>)
                 }
                 #[cfg(unix)]
@@ -44,5 +61,24 @@ impl Connector for SocketConnector {
                 )),
             }
         })
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        prepare(&stream).unwrap();
+        assert_eq!(
+            socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(),
+            Some(UNACKNOWLEDGED)
+        );
+        assert!(stream.nodelay().unwrap());
     }
 }
