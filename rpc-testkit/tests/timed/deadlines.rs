@@ -114,19 +114,16 @@ async fn a_server_drops_the_handler_at_the_deadline() {
     let proxy = FaultProxy::to(&server.uri).await;
     let hanging = TestClient::new(soon(Channel::connect(&proxy.uri())).await.unwrap());
     let counts = async || *test.dropped(Message::default()).await.unwrap().get_ref();
+    let call = tokio::spawn(async move {
+        let request = request(Message::default(), SHORT);
+        hanging.hang(request).await.map(drop)
+    });
     let ended = async {
-        let call = tokio::spawn(async move {
-            hanging
-                .hang(request(Message::default(), SHORT))
-                .await
-                .map(drop)
-        });
         until(async || counts().await.started == 1).await;
         proxy.blackhole(true);
         until(async || counts().await.dropped == 1).await;
-        call
     };
-    let (call, took) = clock.time(ended).await;
+    let ((), took) = clock.time(ended).await;
     assert_within(took, SHORT - GRACE / 2, SHORT + GRACE);
     assert_code(soon(call).await.unwrap(), Code::DeadlineExceeded);
 }
