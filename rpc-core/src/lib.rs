@@ -13,6 +13,8 @@ mod stream;
 mod transport;
 mod wire;
 
+#[doc(hidden)]
+pub mod bench;
 pub mod client;
 pub mod compat;
 pub mod health;

@@ -1,0 +1,126 @@
+//! The load: independent tasks that call without a pause.
+
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::meter::percentile;
+use crate::{Client, Error, Meter};
+
+/// What was measured in one window.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Window {
+    /// Calls, or messages where a stream is the workload.
+    pub count: u64,
+    /// How long the window was.
+    pub seconds: f64,
+    /// Half of them took at most this.
+    pub p50_us: f64,
+    /// 99 of 100 took at most this.
+    pub p99_us: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Workload {
+    Unary,
+    UnaryWait,
+    ServerStream(u32),
+    PingPong,
+}
+
+impl FromStr for Workload {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "unary-100" => Self::Unary,
+            "unary-100-wait" => Self::UnaryWait,
+            "server-stream-100" => Self::ServerStream(100),
+            "server-stream-1m" => Self::ServerStream(1 << 20),
+            "ping-pong" => Self::PingPong,
+            _ => return Err(format!("there is no workload {name:?}").into()),
+        })
+    }
+}
+
+const BODY: usize = 100;
+
+/// Connects, and starts `in_flight` tasks on each connection.
+pub(crate) async fn start<C: Client>(
+    address: SocketAddr,
+    workload: Workload,
+    connections: usize,
+    in_flight: usize,
+) -> Result<Vec<Meter>, Error> {
+    let mut meters = Vec::new();
+    for _ in 0..connections {
+        let client = C::connect(address).await?;
+        for _ in 0..in_flight {
+            let meter = Meter::new()?;
+            meters.push(meter.clone());
+            let client = client.clone();
+            tokio::spawn(async move {
+                if let Err(error) = repeat(client, workload, &meter).await {
+                    eprintln!("{error}");
+                    std::process::exit(1);
+                }
+            });
+        }
+    }
+    Ok(meters)
+}
+
+async fn repeat<C: Client>(mut client: C, workload: Workload, meter: &Meter) -> Result<(), Error> {
+    match workload {
+        Workload::Unary => loop {
+            let started = Instant::now();
+            expect(client.unary(vec![7; BODY]).await?)?;
+            meter.done(started);
+        },
+        Workload::UnaryWait => loop {
+            let started = Instant::now();
+            expect(client.unary_wait(vec![7; BODY]).await?)?;
+            meter.done(started);
+        },
+        Workload::ServerStream(size) => client.server_stream(size, meter).await,
+        Workload::PingPong => client.ping_pong(vec![7; BODY], meter).await,
+    }
+}
+
+fn expect(length: usize) -> Result<(), Error> {
+    if length == BODY {
+        return Ok(());
+    }
+    Err(format!("an answer of {length} bytes came back").into())
+}
+
+/// Measures a window for each line of the standard input, until it ends.
+pub(crate) fn measure(meters: &[Meter]) -> Result<(), Error> {
+    for line in std::io::stdin().lock().lines() {
+        let length = Duration::try_from_secs_f64(line?.parse()?)?;
+        for meter in meters {
+            meter.take();
+        }
+        let started = Instant::now();
+        std::thread::sleep(length);
+        let seconds = started.elapsed().as_secs_f64();
+        let mut all = hdrhistogram::Histogram::<u64>::new(2)?;
+        for meter in meters {
+            all.add(meter.take())?;
+        }
+        let microseconds = |percent| percentile(&all, percent).as_secs_f64() * 1e6;
+        let window = Window {
+            count: all.len(),
+            seconds,
+            p50_us: microseconds(50.0),
+            p99_us: microseconds(99.0),
+        };
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", serde_json::to_string(&window)?)?;
+        out.flush()?;
+    }
+    Ok(())
+}
