@@ -11,3 +11,8 @@ pub mod hello {
 pub mod route_guide {
     rpc_core::include_proto!("routeguide");
 }
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

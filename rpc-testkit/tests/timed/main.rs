@@ -37,11 +37,40 @@ impl Clock {
         }
     }
 
-    /// Does something and says how long it took, less the stalls.
-    async fn time<T>(&self, what: impl Future<Output = T>) -> (T, Duration) {
+    /// Does something and says how long it took.
+    async fn time<T>(&self, what: impl Future<Output = T>) -> (T, Took) {
         let start = Instant::now();
         let done = soon(what).await;
-        (done, self.ticker.elapsed(start))
+        (done, self.between(start, Instant::now()))
+    }
+
+    fn between(&self, from: Instant, to: Instant) -> Took {
+        let all = to.saturating_duration_since(from);
+        Took {
+            all,
+            awake: all.saturating_sub(self.ticker.stalled(from, to.max(from))),
+        }
+    }
+}
+
+/// How long something took by the clock, and less the machine's stalls.
+#[derive(Clone, Copy, Debug)]
+struct Took {
+    all: Duration,
+    awake: Duration,
+}
+
+impl Took {
+    #[track_caller]
+    fn at_most(self, most: Duration) {
+        assert!(self.awake <= most, "{self:?}, which is more than {most:?}");
+    }
+
+    /// A stall makes nothing happen earlier: only the upper bound is less it.
+    #[track_caller]
+    fn at_least(self, least: Duration) -> Self {
+        assert!(self.all >= least, "{self:?}, which is less than {least:?}");
+        self
     }
 }
 
@@ -53,14 +82,6 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 fn request<T>(message: T, timeout: Duration) -> Request<T> {
     Request::new(message).with_timeout(timeout)
-}
-
-#[track_caller]
-fn assert_within(found: Duration, least: Duration, most: Duration) {
-    assert!(
-        (least..=most).contains(&found),
-        "{found:?}, not {least:?} to {most:?}"
-    );
 }
 
 /// Asks until the answer is yes.
