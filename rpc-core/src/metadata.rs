@@ -201,6 +201,11 @@ impl Metadata {
         self.entries.is_empty()
     }
 
+    /// Adds the fields of another behind these.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+    }
+
     /// Adds a field that came from the wire with its key checked by the HTTP layer.
     pub(crate) fn push_text(&mut self, key: &str, value: &str) {
         self.entries.push(Entry {
@@ -276,9 +281,13 @@ fn checked_key(key: &str) -> Result<String, MetadataError> {
     Ok(key)
 }
 
+/// What the protocol of retries (gRFC A6) leaves to applications: how many attempts a handler sees
+/// before its own, and how long a handler wants the next one to wait.
+const OPEN: [&str; 2] = ["grpc-previous-rpc-attempts", "grpc-retry-pushback-ms"];
+
 /// Fields that carry the protocol itself and so are not metadata.
 pub(crate) fn is_reserved(key: &str) -> bool {
-    key.starts_with("grpc-")
+    (key.starts_with("grpc-") && !OPEN.contains(&key))
         || matches!(
             key,
             "te" | "content-type"

@@ -9,6 +9,8 @@
 //! let registry = rpc_registry::Registry::connect("registry://127.0.0.1:50100")?;
 //! let address: rpc_core::client::Address = server.local_addr().to_string().parse()?;
 //! let lease = registry.register("route-guide", address)?;
+//! // It leaves the registry first when it is told to end.
+//! server.on_shutdown(lease).serve_until_terminated().await?;
 //!
 //! // A client:
 //! let channel = rpc_registry::connect("registry://127.0.0.1:50100/route-guide").await?;

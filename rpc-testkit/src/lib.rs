@@ -21,6 +21,12 @@ pub mod proto {
     rpc_core::include_proto!("testkit.v1");
 }
 
+/// `grpc.health.v1`, generated: `rpc-core` has its messages written by hand.
+#[allow(missing_docs)]
+pub mod health {
+    rpc_core::include_proto!("grpc.health.v1");
+}
+
 /// The generated code of the service that the processes of a fleet serve.
 #[allow(missing_docs)]
 pub mod orders {

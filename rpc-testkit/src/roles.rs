@@ -10,7 +10,6 @@ use rpc_core::client::Address;
 use rpc_core::server::ShutdownHook;
 use rpc_core::{BoxFuture, Request, Response, SendStream, Server, Status};
 use rpc_registry::{Lease, Registry, RegistryServer};
-use tokio::net::TcpListener;
 
 use crate::ledger::{Act, Ledger};
 use crate::orders::{Event, FollowRequest, Order, Orders, OrdersServer, Receipt};
@@ -134,14 +133,14 @@ async fn keep_registry(listen: &str, state: PathBuf) -> Outcome {
 
 async fn serve(listen: &str, registry: &str, ledger: PathBuf) -> Outcome {
     let ledger = Arc::new(Ledger::open(&ledger)?);
-    let listener = TcpListener::bind(listen).await?;
-    let address: Address = listener.local_addr()?.to_string().parse()?;
+    let server = Server::builder()
+        .add_service(OrdersServer::new(Book(Arc::clone(&ledger))))
+        .bind(listen)
+        .await?;
+    let address: Address = server.local_addr().to_string().parse()?;
     let lease = Registry::connect(registry)?.register(SERVICE, address)?;
     let place = Arc::new(Place { lease, ledger });
-    let server = Server::builder()
-        .add_service(OrdersServer::new(Book(Arc::clone(&place.ledger))))
-        .on_shutdown(Leaving(Arc::clone(&place)))
-        .listener(listener)?;
+    let server = server.on_shutdown(Leaving(Arc::clone(&place)));
     say_listening(server.local_addr())?;
     let registered = tokio::spawn(async move {
         place.lease.ready().await?;

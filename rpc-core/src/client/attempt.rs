@@ -78,6 +78,11 @@ impl Attempts {
         self.made
     }
 
+    /// How many a server may have processed.
+    pub(crate) fn processed(&self) -> u32 {
+        self.processed
+    }
+
     pub(crate) fn made(&self) -> u32 {
         self.made
     }

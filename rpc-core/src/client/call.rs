@@ -135,6 +135,7 @@ impl Plan {
         Self {
             head: RequestHead {
                 path: call.path,
+                previous_attempts: 0,
                 encoding: core.encoding,
                 metadata: call.metadata,
             },
@@ -217,6 +218,7 @@ impl Plan {
             tracker,
         } = picked.map_err(|status| self.annotated(status))?;
         self.attempts.begin();
+        self.head.previous_attempts = self.attempts.processed();
         self.endpoint = Some(Arc::clone(subchannel.name()));
         self.avoid.push(subchannel.id());
         let mut guard = AttemptGuard::new(tracker);

@@ -15,6 +15,7 @@ mod pick_first;
 mod resolver;
 mod stream;
 mod subchannel;
+mod upload;
 
 pub use balancer::{
     CallTracker, Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update,

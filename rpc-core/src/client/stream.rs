@@ -11,9 +11,10 @@ use tokio::time::Sleep;
 use super::call::{AttemptGuard, Opened, Plan};
 use super::channel::Core;
 use super::interceptor::{ClientCall, Payload};
+use super::upload::{Resend, Upload};
 use crate::codec::Codec;
 use crate::stream::RecvStream;
-use crate::transport::stream::{ErrorCode, RecvHalf, SendHalf};
+use crate::transport::stream::{RecvHalf, SendHalf};
 use crate::wire::compression::Encoding;
 use crate::wire::message;
 use crate::{Deadline, Method, Response, Status};
@@ -23,8 +24,42 @@ pub(crate) struct OpenedRecv {
     pub(crate) plan: Plan,
     pub(crate) recv: Box<dyn RecvHalf>,
     pub(crate) guard: AttemptGuard,
-    /// Kept for calls whose only request is sent, so that the stream is not reset.
-    pub(crate) send: Option<Box<dyn SendHalf>>,
+    pub(crate) body: Body,
+}
+
+/// The requests of an open call, for another attempt.
+pub(crate) enum Body {
+    /// The plan has the only one; the half is kept so that the stream is not reset.
+    Sent(#[expect(dead_code, reason = "its drop would reset the stream")] Box<dyn SendHalf>),
+    /// They come one by one.
+    Stream(Resend),
+}
+
+impl Body {
+    pub(crate) fn can_resend(&self) -> bool {
+        match self {
+            Self::Sent(_) => true,
+            Self::Stream(resend) => resend.0.can_resend(),
+        }
+    }
+
+    /// The server has begun to answer.
+    pub(crate) fn commit(&self) {
+        if let Self::Stream(resend) = self {
+            resend.0.commit();
+        }
+    }
+
+    /// Goes on with another stream.
+    pub(crate) fn resend(self, send: Box<dyn SendHalf>) -> Self {
+        match self {
+            Self::Sent(_) => Self::Sent(send),
+            Self::Stream(resend) => {
+                resend.0.resend(send);
+                Self::Stream(resend)
+            }
+        }
+    }
 }
 
 type Starting<T> = oneshot::Receiver<Result<T, Status>>;
@@ -55,19 +90,21 @@ pub(crate) fn start<Q, R>(
             match opened {
                 Ok(opened) => {
                     let Opened { plan, halves } = *opened;
-                    let (mine, theirs) = if single {
-                        (Some(halves.send), None)
+                    let body = if single {
+                        Body::Sent(halves.send)
                     } else {
-                        (None, Some(halves.send))
+                        let upload = Upload::new(halves.send);
+                        if send_started.send(Ok(Arc::clone(&upload))).is_err() {
+                            // The caller has dropped the requests meanwhile.
+                            upload.cancel();
+                        }
+                        Body::Stream(Resend(upload))
                     };
-                    if let Some(send) = theirs {
-                        let _ = send_started.send(Ok(send));
-                    }
                     let _ = recv_started.send(Ok(OpenedRecv {
                         plan,
                         recv: halves.recv,
                         guard: halves.guard,
-                        send: mine,
+                        body,
                     }));
                 }
                 Err(status) => {
@@ -101,8 +138,8 @@ pub(crate) fn start<Q, R>(
 }
 
 enum SendState {
-    Starting(Starting<Box<dyn SendHalf>>),
-    Open(Box<dyn SendHalf>),
+    Starting(Starting<Arc<Upload>>),
+    Open(Arc<Upload>),
     Failed(Status),
 }
 
@@ -147,8 +184,7 @@ impl<T> RequestStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn reserve(&mut self) -> Result<SendPermit<'_, T>, Status> {
-        let ready = poll_fn(|cx| self.poll_ready(cx)).await;
-        ready.map_err(|status| status.with_path(&self.path))?;
+        poll_fn(|cx| self.poll_reserve(cx)).await?;
         Ok(SendPermit(self))
     }
 
@@ -160,13 +196,48 @@ impl<T> RequestStream<T> {
     /// # Cancel safety
     /// A cancelled finish cancels the call.
     pub async fn finish(mut self) -> Result<(), Status> {
-        poll_fn(|cx| self.poll_started(cx)).await?;
-        self.finished = true;
-        if let SendState::Open(send) = &mut self.state {
-            send.send(bytes::Bytes::new(), true)
-                .map_err(|error| error.into_status().with_path(&self.path))?;
+        poll_fn(|cx| self.poll_finish(cx)).await
+    }
+
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
         }
-        Ok(())
+        match self.poll_started(cx) {
+            Poll::Ready(Ok(())) => {}
+            other => return other,
+        }
+        self.finished = true;
+        Poll::Ready(match &self.state {
+            SendState::Open(upload) => upload
+                .finish()
+                .map_err(|status| status.with_path(&self.path)),
+            _ => Ok(()),
+        })
+    }
+
+    pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.poll_ready(cx)
+            .map_err(|status| status.with_path(&self.path))
+    }
+
+    /// Encodes and queues a message that there is room for.
+    pub(crate) fn send_now(&mut self, message: T) -> Result<(), Status> {
+        if self.finished {
+            return Err(Status::failed_precondition(
+                "the requests have been finished",
+            ));
+        }
+        let bytes = message::encode(self.codec, &message, self.encoding)?;
+        match &self.state {
+            SendState::Open(upload) => upload
+                .send(bytes)
+                .map_err(|status| status.with_path(&self.path)),
+            SendState::Failed(status) => Err(status.clone()),
+            SendState::Starting(_) => Err(Status::internal(
+                "a permit was given before the call had started",
+            )),
+        }
     }
 
     fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
@@ -192,10 +263,10 @@ impl<T> RequestStream<T> {
             Poll::Ready(Ok(())) => {}
             other => return self.or_deadline(other, cx),
         }
-        let SendState::Open(send) = &mut self.state else {
+        let SendState::Open(upload) = &self.state else {
             return Poll::Pending;
         };
-        let polled = send.poll_ready(cx, 1).map_err(|error| error.into_status());
+        let polled = upload.poll_ready(cx);
         self.or_deadline(polled, cx)
     }
 
@@ -218,10 +289,18 @@ impl<T> RequestStream<T> {
 
 impl<T> Drop for RequestStream<T> {
     fn drop(&mut self) {
-        if !self.finished
-            && let SendState::Open(send) = &mut self.state
-        {
-            send.reset(ErrorCode::CANCEL);
+        if self.finished {
+            return;
+        }
+        match &mut self.state {
+            SendState::Open(upload) => upload.cancel(),
+            SendState::Starting(started) => {
+                started.close();
+                if let Ok(Ok(upload)) = started.try_recv() {
+                    upload.cancel();
+                }
+            }
+            SendState::Failed(_) => {}
         }
     }
 }
@@ -236,17 +315,7 @@ impl<T> SendPermit<'_, T> {
     /// # Errors
     /// When the call has ended.
     pub fn send(self, message: T) -> Result<(), Status> {
-        let stream = self.0;
-        let bytes = message::encode(stream.codec, &message, stream.encoding)?;
-        match &mut stream.state {
-            SendState::Open(send) => send
-                .send(bytes, false)
-                .map_err(|error| error.into_status().with_path(&stream.path)),
-            SendState::Failed(status) => Err(status.clone()),
-            SendState::Starting(_) => Err(Status::internal(
-                "a permit was given before the call had started",
-            )),
-        }
+        self.0.send_now(message)
     }
 }
 

@@ -25,10 +25,12 @@ use crate::transport::http_fields::{self, GRPC_ACCEPT_ENCODING};
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::ACCEPT;
 use crate::wire::head::{ContentType, ResponseHead, Trailers};
-use crate::{BoxFuture, Code, Deadline, Status};
+use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
 
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Large messages cost a frame's work each 16 KiB otherwise.
+const MAX_FRAME: u32 = 256 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
 /// with hyper.
@@ -82,6 +84,7 @@ impl RouterService {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(max_streams)
+            .max_frame_size(MAX_FRAME)
             .max_header_list_size(16 * 1024)
             .max_send_buf_size(400 * 1024)
             .max_pending_accept_reset_streams(1000)
@@ -118,10 +121,11 @@ impl RouterService {
         }
         let started = Instant::now();
         let path: Arc<str> = parts.uri.path().into();
-        let report = Report {
+        let mut report = Report {
             service: self.clone(),
             path: Arc::clone(&path),
             started,
+            told: false,
         };
         let handler = match fields.take_error() {
             Some(status) => Err(status),
@@ -141,6 +145,8 @@ impl RouterService {
         let call = IncomingCall {
             path: Arc::clone(&path),
             metadata: fields.metadata,
+            response_metadata: Metadata::new(),
+            extensions: Extensions::default(),
             deadline,
             peer: self.peer.clone(),
             encoding: fields.encoding,
@@ -216,10 +222,21 @@ struct Report {
     service: RouterService,
     path: Arc<str>,
     started: Instant,
+    told: bool,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.told {
+            let status = Status::cancelled("the client ended the call");
+            self.finished(Some(&status));
+        }
+    }
 }
 
 impl Report {
-    fn finished(&self, status: Option<&Status>) {
+    fn finished(&mut self, status: Option<&Status>) {
+        self.told = true;
         if self.service.options.observers.is_empty() {
             return;
         }
@@ -236,7 +253,7 @@ impl Report {
         }
     }
 
-    fn refuse(&self, status: Status) -> Response<Body> {
+    fn refuse(mut self, status: Status) -> Response<Body> {
         self.finished(Some(&status));
         let unsupported = status.code() == Code::Unimplemented;
         let mut response = trailers_only(&Trailers::error(status));

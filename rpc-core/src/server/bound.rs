@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::builder::ServerBuilder;
-use super::shutdown::ShutdownHandle;
+use super::shutdown::{ShutdownHandle, ShutdownHook};
 use crate::client::Address;
 use crate::compat::RouterService;
 use crate::request::PeerAddr;
@@ -188,6 +188,14 @@ impl BoundServer {
             BoundAddr::Tcp(address) => format!("{scheme}://{address}"),
             BoundAddr::Unix(_) => self.address.to_string(),
         }
+    }
+
+    /// Has something done first when the server ends, like [`ServerBuilder::on_shutdown`]: for what
+    /// needs the port that the system chose, such as a registry's lease.
+    #[must_use]
+    pub fn on_shutdown(mut self, hook: impl ShutdownHook) -> Self {
+        self.builder.hooks.push(Box::new(hook));
+        self
     }
 
     /// Starts the graceful end from elsewhere.

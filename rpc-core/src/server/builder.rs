@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::bound::{BoundServer, Listener, ServeError};
+use super::interceptor::ServerInterceptor;
 use super::router::{Router, Service};
 use super::shutdown::ShutdownHook;
 use crate::client::CallObserver;
@@ -93,10 +94,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves the services of a router, in place of those added before.
+    /// Serves the services of a router, with its interceptors, in place of those added before.
     #[must_use]
     pub fn router(mut self, router: Router) -> Self {
         self.router = router;
+        self
+    }
+
+    /// Puts an interceptor around every call that has a handler; the first one added is the outermost.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
+        self.router = self.router.interceptor(interceptor);
         self
     }
 

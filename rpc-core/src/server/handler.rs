@@ -11,12 +11,15 @@ use bytes::Bytes;
 use crate::request::PeerAddr;
 use crate::transport::stream::{RecvHalf, SendHalf};
 use crate::wire::compression::{Encoding, EncodingSet};
-use crate::{BoxFuture, Deadline, Metadata, Request, Status};
+use crate::{BoxFuture, Deadline, Extensions, Metadata, Request, Status};
 
 /// A call on its way to a handler.
 pub(crate) struct IncomingCall {
     pub(crate) path: Arc<str>,
     pub(crate) metadata: Metadata,
+    /// What interceptors add to the response.
+    pub(crate) response_metadata: Metadata,
+    pub(crate) extensions: Extensions,
     pub(crate) deadline: Option<Deadline>,
     pub(crate) peer: Option<PeerAddr>,
     pub(crate) encoding: Encoding,
@@ -42,6 +45,7 @@ impl IncomingCall {
     ) -> Request<T> {
         let mut request = Request::new(message(self.recv));
         request.metadata = self.metadata;
+        request.extensions = self.extensions;
         request.deadline = self.deadline;
         request.peer = self.peer;
         request

@@ -3,6 +3,7 @@
 mod bound;
 mod builder;
 mod handler;
+mod interceptor;
 mod router;
 mod send;
 mod shutdown;
@@ -10,6 +11,7 @@ mod shutdown;
 pub use bound::{BoundAddr, BoundServer, ServeError};
 pub use builder::{Server, ServerBuilder};
 pub use handler::Finished;
+pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
 pub use router::{RawCall, Router, Service};
 pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handler::{Finished, Handler, IncomingCall, Single};
+use super::interceptor::{Interceptors, ServerInterceptor};
 use super::send::SendStream;
 use crate::codec::Codec;
 use crate::stream::RecvStream;
+use crate::transport::stream::SendHalf;
 use crate::wire::message;
 use crate::{Method, Request, Response, Status};
 
@@ -65,12 +67,11 @@ impl Service {
         let erased = move |mut call: IncomingCall| {
             let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
             Box::pin(async move {
-                let encoding = call.response_encoding();
+                let head = Head::of(&mut call);
                 let message = read_single(&mut call, request).await?;
-                single(
+                head.single(
                     handler(state, call.into_request(|_| message)).await?,
                     response,
-                    encoding,
                 )
             }) as crate::BoxFuture<'static, _>
         };
@@ -96,10 +97,10 @@ impl Service {
     {
         let (request, response) = (method.request, method.response);
         let (state, handler) = (Arc::clone(state), Arc::new(handler));
-        let erased = move |call: IncomingCall| {
-            let encoding = call.response_encoding();
+        let erased = move |mut call: IncomingCall| {
+            let head = Head::of(&mut call);
             let outcome = handler(Arc::clone(&state), stream_request(call, request));
-            Box::pin(async move { single(outcome.await?, response, encoding) })
+            Box::pin(async move { head.single(outcome.await?, response) })
                 as crate::BoxFuture<'static, _>
         };
         self.methods
@@ -127,7 +128,7 @@ impl Service {
         let erased = move |mut call: IncomingCall, send| {
             let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
             Box::pin(async move {
-                let responses = SendStream::new(send, response, call.response_encoding());
+                let responses = Head::of(&mut call).stream(send, response);
                 match read_single(&mut call, request).await {
                     Ok(message) => handler(state, call.into_request(|_| message), responses).await,
                     Err(status) => Finished(Err(status)),
@@ -158,8 +159,8 @@ impl Service {
     {
         let (request, response) = (method.request, method.response);
         let (state, handler) = (Arc::clone(state), handler);
-        let erased = move |call: IncomingCall, send| {
-            let responses = SendStream::new(send, response, call.response_encoding());
+        let erased = move |mut call: IncomingCall, send| {
+            let responses = Head::of(&mut call).stream(send, response);
             Box::pin(handler(
                 Arc::clone(&state),
                 stream_request(call, request),
@@ -211,18 +212,34 @@ impl crate::transport::stream::RecvHalf for Ended {
     }
 }
 
-fn single<R>(
-    response: Response<R>,
-    codec: Codec<R>,
+/// What is known of a response before there is one.
+struct Head {
     encoding: crate::Encoding,
-) -> Result<Single, Status> {
-    let message = message::encode(codec, response.get_ref(), encoding)?;
-    Ok(Single {
-        metadata: response.metadata,
-        encoding,
-        message,
-        trailers: response.trailers,
-    })
+    metadata: crate::Metadata,
+}
+
+impl Head {
+    fn of(call: &mut IncomingCall) -> Self {
+        Self {
+            encoding: call.response_encoding(),
+            metadata: std::mem::take(&mut call.response_metadata),
+        }
+    }
+
+    fn single<R>(mut self, response: Response<R>, codec: Codec<R>) -> Result<Single, Status> {
+        let message = message::encode(codec, response.get_ref(), self.encoding)?;
+        self.metadata.extend(response.metadata);
+        Ok(Single {
+            metadata: self.metadata,
+            encoding: self.encoding,
+            message,
+            trailers: response.trailers,
+        })
+    }
+
+    fn stream<R>(self, send: Box<dyn SendHalf>, codec: Codec<R>) -> SendStream<R> {
+        SendStream::new(send, codec, self.encoding, self.metadata)
+    }
 }
 
 /// A call of a method that no service has, as a fallback sees it.
@@ -244,6 +261,7 @@ pub struct Router {
     methods: Arc<HashMap<String, Handler>>,
     services: Arc<HashSet<&'static str>>,
     fallback: Option<Fallback>,
+    interceptors: Interceptors,
 }
 
 impl std::fmt::Debug for Router {
@@ -283,10 +301,17 @@ impl Router {
         self
     }
 
+    /// Puts an interceptor around every call that has a handler; the first one added is the outermost.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
+        self.interceptors.push(interceptor);
+        self
+    }
+
     /// The handler of a path, or why there is none.
     pub(crate) fn route(&self, path: &str) -> Result<Handler, Status> {
         if let Some(handler) = self.methods.get(path) {
-            return Ok(handler.clone());
+            return Ok(self.interceptors.around(handler.clone()));
         }
         let Some((service, method)) = path
             .strip_prefix('/')
@@ -298,15 +323,16 @@ impl Router {
         };
         if let Some(fallback) = self.fallback.clone() {
             let codec = Codec::raw();
-            return Ok(Handler::Streaming(Arc::new(move |call, send| {
+            let handler = Handler::Streaming(Arc::new(move |mut call, send| {
                 let path = Arc::clone(&call.path);
-                let responses = SendStream::new(send, codec, call.response_encoding());
+                let responses = Head::of(&mut call).stream(send, codec);
                 fallback(RawCall {
                     path,
                     request: stream_request(call, codec),
                     responses,
                 })
-            })));
+            }));
+            return Ok(self.interceptors.around(handler));
         }
         Err(Status::unimplemented(if self.services.contains(service) {
             format!("the service {service} has no method {method}")

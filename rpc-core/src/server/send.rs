@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use super::handler::Finished;
 use crate::codec::Codec;
@@ -33,12 +34,17 @@ impl<T> fmt::Debug for SendStream<T> {
 }
 
 impl<T> SendStream<T> {
-    pub(crate) fn new(send: Box<dyn SendHalf>, codec: Codec<T>, encoding: Encoding) -> Self {
+    pub(crate) fn new(
+        send: Box<dyn SendHalf>,
+        codec: Codec<T>,
+        encoding: Encoding,
+        metadata: Metadata,
+    ) -> Self {
         Self {
             send,
             codec,
             encoding,
-            metadata: Metadata::new(),
+            metadata,
             trailers: Metadata::new(),
             head_sent: false,
         }
@@ -63,10 +69,23 @@ impl<T> SendStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn reserve(&mut self) -> Result<ResponsePermit<'_, T>, Status> {
-        poll_fn(|cx| self.send.poll_ready(cx, 1))
-            .await
-            .map_err(|error| error.into_status())?;
+        poll_fn(|cx| self.poll_reserve(cx)).await?;
         Ok(ResponsePermit(self))
+    }
+
+    pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.send
+            .poll_ready(cx, 1)
+            .map_err(|error| error.into_status())
+    }
+
+    /// Encodes and queues a message that there is room for.
+    pub(crate) fn send_now(&mut self, message: T) -> Result<(), Status> {
+        self.send_headers();
+        let bytes = message::encode(self.codec, &message, self.encoding)?;
+        self.send
+            .send(bytes, false)
+            .map_err(|error| error.into_status())
     }
 
     /// The metadata that goes out before the first message; later changes have no effect.
@@ -110,12 +129,6 @@ impl<T> ResponsePermit<'_, T> {
     /// # Errors
     /// `CANCELLED` when the client has gone.
     pub fn send(self, message: T) -> Result<(), Status> {
-        let stream = self.0;
-        stream.send_headers();
-        let bytes = message::encode(stream.codec, &message, stream.encoding)?;
-        stream
-            .send
-            .send(bytes, false)
-            .map_err(|error| error.into_status())
+        self.0.send_now(message)
     }
 }

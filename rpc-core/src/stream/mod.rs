@@ -1,5 +1,6 @@
 //! Streams of messages.
 
+mod adapters;
 mod recv;
 
 pub use recv::RecvStream;

@@ -26,6 +26,8 @@ pub struct RecvStream<T> {
     headers: Option<Metadata>,
     trailers: Option<Metadata>,
     delivered: bool,
+    /// An error was given to the caller.
+    reported: bool,
 }
 
 enum Source {
@@ -97,6 +99,7 @@ impl<T> RecvStream<T> {
             headers: None,
             trailers: None,
             delivered: false,
+            reported: false,
         }
     }
 
@@ -141,6 +144,12 @@ impl<T> RecvStream<T> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
+        let polled = self.poll_message(cx);
+        self.reported |= matches!(polled, Poll::Ready(Err(_)));
+        polled
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
             match self.decoder.next().and_then(|bytes| {
                 bytes
@@ -161,6 +170,11 @@ impl<T> RecvStream<T> {
                 Poll::Ready(Err(status)) => return Poll::Ready(Err(status)),
             }
         }
+    }
+
+    /// Whether an error was given already.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.reported
     }
 
     pub(crate) fn into_response(self, message: T) -> Response<T> {
@@ -248,6 +262,9 @@ impl<T> RecvStream<T> {
     ) -> Option<Result<bool, Status>> {
         let failed = match event {
             Ok(Event::Head(head)) => {
+                if let Source::Open(opened) = &self.source {
+                    opened.body.commit();
+                }
                 self.headers = Some(head.metadata);
                 self.decoder.set_encoding(head.encoding);
                 return Some(Ok(true));
@@ -281,13 +298,13 @@ impl<T> RecvStream<T> {
         let OpenedRecv {
             mut plan,
             mut guard,
-            send,
+            body,
             recv,
         } = *opened;
         guard.end(failed.status.code());
         drop(guard);
-        // Only a call whose whole request is at hand can be made again.
-        if send.is_none() || self.delivered || self.headers.is_some() {
+        // Only a call whose requests are at hand can be made again.
+        if !body.can_resend() || self.delivered || self.headers.is_some() {
             let status = plan.annotated(failed.status);
             plan.report(Some(&status));
             self.source = Source::Failed(status.clone());
@@ -304,7 +321,7 @@ impl<T> RecvStream<T> {
                     plan,
                     recv: halves.recv,
                     guard: halves.guard,
-                    send: Some(halves.send),
+                    body: body.resend(halves.send),
                 }),
                 Err(status) => {
                     plan.report(Some(&status));

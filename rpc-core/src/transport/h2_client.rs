@@ -18,6 +18,7 @@ use crate::{Deadline, Status};
 
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const MAX_FRAME: u32 = 256 * 1024;
 /// RELIABILITY: what a server may send in one header list.
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
@@ -50,6 +51,8 @@ pub(crate) async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .enable_push(false)
+        // Large messages cost a frame's work each 16 KiB otherwise.
+        .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(1024 * 1024)
         .max_concurrent_reset_streams(1024)
         .handshake::<_, Bytes>(io)

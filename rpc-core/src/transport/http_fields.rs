@@ -16,6 +16,7 @@ pub(crate) const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 pub(crate) const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const AGENT: HeaderValue =
@@ -45,6 +46,9 @@ pub(crate) fn request_fields(head: &RequestHead, timeout: Option<Duration>) -> H
         headers.insert(USER_AGENT, AGENT);
     }
     append_metadata(&mut headers, &head.metadata);
+    if head.previous_attempts > 0 {
+        headers.insert(PREVIOUS_ATTEMPTS, head.previous_attempts.into());
+    }
     if let Some(timeout) = timeout
         && let Ok(value) = HeaderValue::try_from(timeout::format(timeout))
     {

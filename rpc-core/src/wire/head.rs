@@ -12,6 +12,8 @@ use crate::{Code, Metadata, Status};
 #[derive(Debug, Default)]
 pub(crate) struct RequestHead {
     pub(crate) path: String,
+    /// How many attempts a server may have processed before this one (gRFC A6).
+    pub(crate) previous_attempts: u32,
     pub(crate) encoding: Encoding,
     pub(crate) metadata: Metadata,
 }

@@ -1,8 +1,15 @@
 //! Calls over real sockets.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod adapters;
+mod attempts;
 mod bad_input;
+mod bad_server;
 mod calls;
 mod dropped;
+mod events;
+mod health;
+mod interceptors;
 mod lifecycle;
+mod scripted;
 mod streams;

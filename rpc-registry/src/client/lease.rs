@@ -26,7 +26,7 @@ const LIKELY_TTL: Duration = Duration::from_secs(5);
 /// It is registered with every registry server of the URI, again and again for as long as one
 /// cannot be reached. Dropping it deregisters in the background; a server that ends should call
 /// [`Self::deregister`] instead, or give the lease to
-/// [`ServerBuilder::on_shutdown`](rpc_core::server::ServerBuilder::on_shutdown), so that no client
+/// [`BoundServer::on_shutdown`](rpc_core::server::BoundServer::on_shutdown), so that no client
 /// comes any more when it closes.
 #[must_use = "dropping a lease deregisters"]
 pub struct Lease {

@@ -33,6 +33,8 @@ pub(crate) fn build(stacks: &[String]) -> Outcome<Vec<PathBuf>> {
             ])
             .arg(manifest)
             .args(package)
+            // Set by `cargo run`; build scripts of others would take it for a change and run again.
+            .env_remove("OUT_DIR")
             .arg("--target-dir")
             .arg(target)
             .status()?;
