@@ -139,19 +139,25 @@ mod tests {
 
     /// Writes down what it is given; breaks when it is told.
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<(Vec<(Bytes, bool)>, bool)>>);
+    struct Log(Arc<Mutex<Written>>);
+
+    #[derive(Default)]
+    struct Written {
+        sent: Vec<(Bytes, bool)>,
+        broken: bool,
+    }
 
     impl Log {
         fn sent(&self) -> Vec<(Bytes, bool)> {
-            self.0.lock().unwrap().0.clone()
+            self.0.lock().unwrap().sent.clone()
         }
 
         fn break_down(&self) {
-            self.0.lock().unwrap().1 = true;
+            self.0.lock().unwrap().broken = true;
         }
 
         fn check(&self) -> Result<(), StreamError> {
-            if self.0.lock().unwrap().1 {
+            if self.0.lock().unwrap().broken {
                 return Err(StreamError::Refused("as asked".to_owned()));
             }
             Ok(())
@@ -167,7 +173,7 @@ mod tests {
 
         fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
             self.check()?;
-            self.0.lock().unwrap().0.push((data, end));
+            self.0.lock().unwrap().sent.push((data, end));
             Ok(())
         }
 
