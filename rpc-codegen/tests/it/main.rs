@@ -1,0 +1,7 @@
+//! What the generator writes, says and refuses. `tests/golden.rs` says how
+//! to change the expected files.
+#![allow(missing_docs, clippy::unwrap_used, unreachable_pub)]
+
+pub mod calls;
+mod files;
+mod size;
