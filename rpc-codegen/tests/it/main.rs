@@ -3,5 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, unreachable_pub)]
 
 pub mod calls;
+mod errors;
 mod files;
 mod size;
