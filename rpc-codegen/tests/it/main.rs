@@ -2,6 +2,7 @@
 //! to change the expected files.
 #![allow(missing_docs, clippy::unwrap_used, unreachable_pub)]
 
+mod build_script;
 pub mod calls;
 mod errors;
 mod files;
