@@ -4,6 +4,7 @@
 
 mod build_script;
 pub mod calls;
+mod comments;
 mod errors;
 mod files;
 mod size;
