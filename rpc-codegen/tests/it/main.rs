@@ -8,3 +8,4 @@ mod comments;
 mod errors;
 mod files;
 mod size;
+mod ui;
