@@ -7,7 +7,7 @@
 //! git diff rpc-codegen/tests/golden
 //! ```
 //!
-//! A new case is a `.proto` file in that folder and a test here; `tests/it/calls.rs` includes the
+//! A new case is a `.proto` file in that folder and a test here; `tests/it/generated.rs` includes the
 //! results, so they also have to compile: this is a target of its own, so that it can write them first.
 
 #![allow(missing_docs, clippy::unwrap_used)]
@@ -105,8 +105,8 @@ golden! {
     client_only: Builder::new().client_only(), ["client_only.proto"] => ["client_only.rs"];
     server_only: Builder::new().server_only(), ["server_only.proto"] => ["server_only.rs"];
     extern_path: Builder::new()
-        .extern_path(".imports.common", "crate::calls::golden::imports::common")
-        .extern_path(".extern_path.Mine", "crate::calls::Mine")
+        .extern_path(".imports.common", "crate::generated::imports::common")
+        .extern_path(".extern_path.Mine", "crate::generated::Mine")
         .extern_path(".extern_path.Theirs", "::rpc_core::prost_types::Any"),
         ["extern_path.proto"] => ["extern_path.rs"];
     bytes_and_attributes: Builder::new()

@@ -3,11 +3,11 @@
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct Holder {
     #[prost(message, optional, tag = "1")]
-    pub mine: ::core::option::Option<crate::calls::Mine>,
+    pub mine: ::core::option::Option<crate::generated::Mine>,
     #[prost(message, optional, tag = "2")]
     pub theirs: ::core::option::Option<::rpc_core::prost_types::Any>,
     #[prost(message, optional, tag = "3")]
-    pub id: ::core::option::Option<crate::calls::golden::imports::common::Id>,
+    pub id: ::core::option::Option<crate::generated::imports::common::Id>,
 }
 impl ::rpc_core::prost::Name for Holder {
     const NAME: &'static str = "Holder";
@@ -25,7 +25,7 @@ pub mod extern_service {
     use ::rpc_core::*;
 
     /// `/extern_path.Extern/Get`
-    pub const GET: Method<crate::calls::golden::imports::common::Id, crate::calls::Mine> =
+    pub const GET: Method<crate::generated::imports::common::Id, crate::generated::Mine> =
         Method::unary("/extern_path.Extern/Get", Codec::prost(), Codec::prost());
     /// `/extern_path.Extern/Chat`
     pub const CHAT: Method<::rpc_core::prost_types::Any, super::Holder> =
@@ -35,8 +35,8 @@ pub mod extern_service {
         /// Calls `/extern_path.Extern/Get`.
         fn get(
             &self,
-            request: Request<crate::calls::golden::imports::common::Id>,
-        ) -> impl ::std::future::Future<Output = Result<Response<crate::calls::Mine>, Status>> + Send;
+            request: Request<crate::generated::imports::common::Id>,
+        ) -> impl ::std::future::Future<Output = Result<Response<crate::generated::Mine>, Status>> + Send;
         /// Calls `/extern_path.Extern/Chat`.
         fn chat(
             &self,
@@ -81,8 +81,8 @@ pub mod extern_service {
         /// Calls `/extern_path.Extern/Get`.
         pub async fn get(
             &self,
-            request: impl IntoRequest<crate::calls::golden::imports::common::Id>,
-        ) -> Result<Response<crate::calls::Mine>, Status> {
+            request: impl IntoRequest<crate::generated::imports::common::Id>,
+        ) -> Result<Response<crate::generated::Mine>, Status> {
             self.0.unary(&GET, request.into_request()).await
         }
         /// Calls `/extern_path.Extern/Chat`.

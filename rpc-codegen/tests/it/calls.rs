@@ -6,73 +6,7 @@ use rpc_core::{
     Channel, Code, Idempotency, RecvStream, Request, Response, SendStream, Status, server,
 };
 
-/// Modules as a service would have them.
-#[allow(clippy::doc_markdown, dead_code)]
-pub mod golden {
-    pub(crate) mod route_guide {
-        include!("../golden/route_guide.rs");
-    }
-    pub(crate) mod keywords {
-        include!("../golden/keywords.r#type.r#match.rs");
-    }
-    pub(crate) mod methods {
-        include!("../golden/methods.rs");
-    }
-    pub(crate) mod same_name {
-        include!("../golden/same_name.rs");
-    }
-    pub(crate) mod empty_package {
-        include!("../golden/_.rs");
-    }
-    pub mod imports {
-        pub mod common {
-            include!("../golden/imports.common.rs");
-        }
-        pub(crate) mod store {
-            include!("../golden/imports.store.rs");
-            pub(crate) mod deep {
-                pub(crate) mod down {
-                    include!("../golden/imports.store.deep.down.rs");
-                }
-            }
-        }
-    }
-    pub(crate) mod well_known {
-        include!("../golden/well_known.rs");
-    }
-    pub(crate) mod deprecated {
-        include!("../golden/deprecated.rs");
-    }
-    pub(crate) mod idempotency {
-        include!("../golden/idempotency.rs");
-    }
-    pub(crate) mod client_only {
-        include!("../golden/client_only.rs");
-    }
-    pub(crate) mod server_only {
-        include!("../golden/server_only.rs");
-    }
-    pub(crate) mod extern_path {
-        include!("../golden/extern_path.rs");
-    }
-    pub(crate) mod bytes {
-        include!("../golden/bytes.rs");
-    }
-    pub(crate) mod proto2 {
-        include!("../golden/proto2.rs");
-    }
-    pub(crate) mod comments {
-        include!("../golden/comments.rs");
-    }
-}
-
-/// What `extern_path` names.
-#[derive(Clone, PartialEq, Eq, Hash, rpc_core::prost::Message)]
-#[prost(prost_path = "rpc_core::prost")]
-pub struct Mine {
-    #[prost(string, tag = "1")]
-    pub said: String,
-}
+use crate::generated as golden;
 
 fn channel(service: impl Into<server::Service>) -> Channel {
     Channel::in_process(Router::new().add_service(service)).unwrap()
@@ -595,9 +529,9 @@ mod options {
             async fn get(
                 &self,
                 request: Request<golden::imports::common::Id>,
-            ) -> Result<Response<Mine>, Status> {
+            ) -> Result<Response<golden::Mine>, Status> {
                 let said = request.into_inner().id;
-                Ok(Response::new(Mine { said }))
+                Ok(Response::new(golden::Mine { said }))
             }
             async fn chat(
                 &self,

@@ -3,9 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used, unreachable_pub)]
 
 mod build_script;
-pub mod calls;
+mod calls;
 mod comments;
 mod errors;
 mod files;
+pub mod generated;
 mod size;
 mod ui;
