@@ -1,12 +1,15 @@
 //! Settings of a generation run: [`Builder`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
-use crate::model::{Generator, Sides};
-use crate::naming;
+use crate::model::{Generator, Modules, Sides};
+use crate::{docs, naming};
 
 /// Why generating failed.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl std::error::Error for Error {}
 /// # fn main() -> Result<(), rpc_codegen::Error> {
 /// rpc_codegen::Builder::new()
 ///     .bytes(".")
-///     .type_attribute(".", "#[derive(Eq, Hash)]")
+///     .type_attribute(".store.Key", "#[derive(PartialOrd, Ord)]")
 ///     .compile(&["proto/store.proto"], &["proto"])
 /// # }
 /// ```
@@ -37,7 +40,7 @@ pub struct Builder {
     config: prost_build::Config,
     sides: Sides,
     descriptor_set: Option<PathBuf>,
-    emit_rerun: bool,
+    out_dir: Option<PathBuf>,
 }
 
 impl Default for Builder {
@@ -55,8 +58,6 @@ impl Builder {
             .prost_path("::rpc_core::prost")
             .prost_types_path("::rpc_core::prost_types")
             .enable_type_names();
-        // Descriptors stay as the files have them: only the text of comments is for rustdoc.
-        config.format(true);
         Self {
             config,
             sides: Sides {
@@ -64,11 +65,13 @@ impl Builder {
                 server: true,
             },
             descriptor_set: None,
-            emit_rerun: true,
+            out_dir: None,
         }
     }
 
     /// Uses existing Rust types for a protobuf path, such as `.google.type` → `::my_types`.
+    ///
+    /// The Rust path starts with `::` or `crate::`.
     #[must_use]
     pub fn extern_path(mut self, proto_path: &str, rust_path: &str) -> Self {
         self.config.extern_path(proto_path, rust_path);
@@ -96,7 +99,8 @@ impl Builder {
         self
     }
 
-    /// Writes the descriptor set of all files, as server reflection needs it.
+    /// Writes the descriptor set of all files, imported ones and custom options included, as server
+    /// reflection needs it.
     #[must_use]
     pub fn file_descriptor_set_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.descriptor_set = Some(path.into());
@@ -123,15 +127,17 @@ impl Builder {
         self
     }
 
-    /// Where the code goes; `OUT_DIR` by default.
+    /// Where the code goes, a directory that exists; `OUT_DIR` by default.
     #[must_use]
     pub fn out_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config.out_dir(path);
-        self.emit_rerun = false;
+        self.out_dir = Some(path.into());
         self
     }
 
-    /// Generates.
+    /// Generates a file for each package: `my.package.rs`, and `_.rs` for what is in no package.
+    ///
+    /// In a build script, which cargo shows by `OUT_DIR`, this prints `cargo:rerun-if-changed` for
+    /// each file read, imported ones included.
     ///
     /// # Errors
     /// As [`compile`](crate::compile).
@@ -140,47 +146,101 @@ impl Builder {
         protos: &[impl AsRef<Path>],
         includes: &[impl AsRef<Path>],
     ) -> Result<(), Error> {
-        let descriptors = self.descriptors(protos, includes)?;
-        if let Some(path) = &self.descriptor_set {
-            use prost::Message as _;
-            std::fs::write(path, descriptors.encode_to_vec()).map_err(|error| Error {
-                message: format!("writing {}: {error}", path.display()),
-            })?;
-        }
-        let taken = naming::taken(&descriptors);
-        self.config.service_generator(Box::new(Generator {
-            sides: self.sides,
-            taken,
-        }));
-        self.config.compile_fds(descriptors).map_err(|error| Error {
-            message: format!("generating code: {error}"),
-        })
-    }
-
-    fn descriptors(
-        &self,
-        protos: &[impl AsRef<Path>],
-        includes: &[impl AsRef<Path>],
-    ) -> Result<FileDescriptorSet, Error> {
-        let mut compiler = protox::Compiler::new(includes).map_err(|error| broken(&error))?;
-        compiler.include_source_info(true).include_imports(true);
-        for proto in protos {
-            compiler.open_file(proto).map_err(|error| broken(&error))?;
-        }
-        if self.emit_rerun {
-            for file in compiler.files() {
-                if let Some(path) = file.path() {
-                    println!("cargo:rerun-if-changed={}", path.display());
-                }
+        let in_build_script = std::env::var_os("OUT_DIR").map(PathBuf::from);
+        let compiler = compiler(protos, includes)?;
+        if in_build_script.is_some() {
+            // Bundled files have no path.
+            for path in compiler
+                .files()
+                .filter_map(protox::file::FileMetadata::path)
+            {
+                println!("cargo:rerun-if-changed={}", path.display());
             }
         }
-        Ok(compiler.file_descriptor_set())
+        let Some(out_dir) = self.out_dir.take().or(in_build_script) else {
+            return Err(Error {
+                message: "no build script is running, which has OUT_DIR: set Builder::out_dir"
+                    .to_owned(),
+            });
+        };
+        let descriptors = compiler.file_descriptor_set();
+        if let Some(path) = &self.descriptor_set {
+            write(path, &compiler.encode_file_descriptor_set())?;
+        }
+        for (module, text) in self.generate(descriptors)? {
+            write(&out_dir.join(module.to_file_name_or("_")), text.as_bytes())?;
+        }
+        Ok(())
     }
+
+    fn generate(mut self, mut files: FileDescriptorSet) -> Result<BTreeMap<Module, String>, Error> {
+        let services = Modules::default();
+        self.config.service_generator(Box::new(Generator {
+            sides: self.sides,
+            names: naming::services(&files),
+            modules: Rc::clone(&services),
+        }));
+        docs::make_safe(&mut files);
+        let requests = files
+            .file
+            .into_iter()
+            .map(|file| (Module::from_protobuf_package_name(file.package()), file))
+            .collect();
+        let messages = self.config.generate(requests).map_err(|error| Error {
+            message: format!("generating code: {error}"),
+        })?;
+        let mut modules: BTreeMap<Module, String> = messages.into_iter().collect();
+        for (module, text) in services.take() {
+            modules.entry(module).or_default().push_str(&text);
+        }
+        Ok(modules)
+    }
+}
+
+fn compiler(
+    protos: &[impl AsRef<Path>],
+    includes: &[impl AsRef<Path>],
+) -> Result<protox::Compiler, Error> {
+    let mut compiler = protox::Compiler::new(includes).map_err(|error| broken(&error))?;
+    compiler.include_source_info(true).include_imports(true);
+    for proto in protos.iter().map(AsRef::as_ref) {
+        compiler.open_file(proto).map_err(|error| {
+            if error.is_file_not_found() && error.file().is_none() && !proto.exists() {
+                let includes = includes
+                    .iter()
+                    .map(|path| path.as_ref().display().to_string());
+                let includes = includes.collect::<Vec<_>>().join(", ");
+                let proto = proto.display();
+                let message =
+                    format!("file '{proto}' is not there, nor in an include path: {includes}");
+                return Error { message };
+            }
+            broken(&error)
+        })?;
+    }
+    Ok(compiler)
+}
+
+/// Writes a file that is not as it should be; one that is keeps its time, for cargo.
+fn write(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    if std::fs::read(path).is_ok_and(|present| present == contents) {
+        return Ok(());
+    }
+    std::fs::write(path, contents).map_err(|error| Error {
+        message: format!("writing {}: {error}", path.display()),
+    })
 }
 
 /// `Debug` of a protox error is the reason with file, line and column.
 fn broken(error: &protox::Error) -> Error {
-    Error {
-        message: format!("{error:?}"),
+    let mut message = format!("{error:?}");
+    // The parser expects all that a file can begin with, and says so.
+    if error.is_parse()
+        && message.ends_with("but found 'edition'")
+        && let Some(at) = message.find(" expected")
+    {
+        message.truncate(at);
+        message += " editions are not supported: syntax = \"proto3\" and \"proto2\" are";
     }
+    Error { message }
 }

@@ -1,58 +1,75 @@
 //! The client of a service.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-
 use crate::model::{Kind, Method, Service};
+use crate::text::Text;
 
-pub(crate) fn generate(service: &Service) -> TokenStream {
+pub(crate) fn generate(service: &Service, text: &mut Text) {
     let Service {
-        name,
-        full_name,
-        methods_module,
-        ..
+        name, full_name, ..
     } = service;
-    let client = format_ident!("{name}Client");
-    let client_docs = format!(" Calls `{full_name}`; cheap to clone.");
-    let functions = service.methods.iter().map(|method| {
-        let Method { function, constant, docs, request, response, .. } = method;
-        let deprecated = method.deprecated.then(|| quote!(#[deprecated]));
-        let kind = method.kind.function();
-        let (asynchronous, input, output, wait) = match method.kind {
-            Kind::Unary => (
-                Some(quote!(async)),
-                quote!(#request),
-                quote!(::core::result::Result<::rpc_core::Response<#response>, ::rpc_core::Status>),
-                Some(quote!(.await)),
-            ),
-            Kind::ServerStreaming => (None, quote!(#request), quote!(::rpc_core::RecvStream<#response>), None),
-            Kind::ClientStreaming => (None, quote!(()), quote!(::rpc_core::ClientStream<#request, #response>), None),
-            Kind::BidiStreaming => (
-                None,
-                quote!(()),
-                quote!((::rpc_core::RequestStream<#request>, ::rpc_core::RecvStream<#response>)),
-                None,
-            ),
-        };
-        quote! {
-            #docs
-            #deprecated
-            pub #asynchronous fn #function(&self, request: impl ::rpc_core::IntoRequest<#input>) -> #output {
-                self.0.#kind(&#methods_module::#constant, request.into_request())#wait
-            }
-        }
-    });
-    quote! {
-        #[doc = #client_docs]
-        #[derive(Clone, Debug)]
-        pub struct #client(::rpc_core::Channel);
-        #[allow(clippy::missing_errors_doc, clippy::must_use_candidate)]
-        impl #client {
-            /// Calls over a channel.
-            pub fn new(channel: ::rpc_core::Channel) -> Self {
-                Self(channel)
-            }
-            #(#functions)*
-        }
+    text.line(&format!("/// Calls `{full_name}`; cheap to clone."));
+    if service.deprecated {
+        text.line("#[deprecated]");
     }
+    text.line("#[derive(Clone, Debug)]");
+    text.line(&format!("pub struct {name}Client(Channel);"));
+    if service.deprecated {
+        text.line("#[allow(deprecated)]");
+    }
+    text.open(&format!("impl {name}Client {{"));
+    text.line("/// Calls over a channel.");
+    text.open("pub fn new(channel: Channel) -> Self {");
+    text.line("Self(channel)");
+    text.close("}");
+    for method in &service.methods {
+        function(method, text);
+    }
+    text.close("}");
+}
+
+fn function(method: &Method, text: &mut Text) {
+    let Method {
+        function,
+        constant,
+        request,
+        response,
+        kind,
+        ..
+    } = method;
+    let (head, input, output, wait) = match kind {
+        Kind::Unary => {
+            let output = format!("Result<Response<{response}>, Status>");
+            ("pub async fn", request.as_str(), output, ".await")
+        }
+        Kind::ServerStreaming => (
+            "pub fn",
+            request.as_str(),
+            format!("RecvStream<{response}>"),
+            "",
+        ),
+        Kind::ClientStreaming => (
+            "pub fn",
+            "()",
+            format!("ClientStream<{request}, {response}>"),
+            "",
+        ),
+        Kind::BidiStreaming => {
+            let output = format!("(RequestStream<{request}>, RecvStream<{response}>)");
+            ("pub fn", "()", output, "")
+        }
+    };
+    text.docs(&method.docs);
+    if method.deprecated {
+        text.line("#[deprecated]");
+    }
+    text.function(
+        &format!("{head} {function}"),
+        &["&self", &format!("request: impl IntoRequest<{input}>")],
+        &format!(" -> {output} {{"),
+    );
+    let kind = kind.function();
+    text.indented(&format!(
+        "self.0.{kind}(&{constant}, request.into_request()){wait}"
+    ));
+    text.line("}");
 }

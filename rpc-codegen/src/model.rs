@@ -1,10 +1,14 @@
 //! A service as the generators of its parts see it.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use prost_types::method_options::IdempotencyLevel;
-use quote::{format_ident, quote};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
-use crate::naming::{self, Taken};
+use prost_build::Module;
+use prost_types::method_options::IdempotencyLevel;
+
+use crate::naming::{self, Names};
+use crate::text::Text;
 use crate::{client, docs, server};
 
 /// Which parts are generated.
@@ -15,26 +19,27 @@ pub(crate) struct Sides {
 }
 
 pub(crate) struct Service {
-    pub(crate) name: Ident,
+    pub(crate) name: String,
+    module: String,
     pub(crate) full_name: String,
-    pub(crate) methods_module: Ident,
-    pub(crate) docs: TokenStream,
+    pub(crate) docs: Vec<String>,
+    pub(crate) deprecated: bool,
     pub(crate) methods: Vec<Method>,
 }
 
 pub(crate) struct Method {
-    pub(crate) function: Ident,
-    pub(crate) constant: Ident,
-    pub(crate) path: String,
-    pub(crate) docs: TokenStream,
+    pub(crate) function: String,
+    pub(crate) constant: String,
+    path: String,
+    pub(crate) docs: Vec<String>,
     pub(crate) deprecated: bool,
-    pub(crate) idempotency: TokenStream,
-    pub(crate) request: syn::Type,
-    pub(crate) response: syn::Type,
+    idempotency: &'static str,
+    pub(crate) request: String,
+    pub(crate) response: String,
     pub(crate) kind: Kind,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Unary,
     ServerStreaming,
@@ -44,86 +49,98 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The function of that kind, which `Method`, `Service` and `Channel` all have.
-    pub(crate) fn function(self) -> Ident {
-        let name = match self {
+    pub(crate) fn function(self) -> &'static str {
+        match self {
             Self::Unary => "unary",
             Self::ServerStreaming => "server_streaming",
             Self::ClientStreaming => "client_streaming",
             Self::BidiStreaming => "bidi_streaming",
-        };
-        Ident::new(name, Span::call_site())
+        }
     }
 }
 
-/// Writes the services of a file behind its messages.
+/// The text of the services of each module.
+pub(crate) type Modules = Rc<RefCell<BTreeMap<Module, String>>>;
+
+/// Writes services. They do not go behind the messages at once: prost formats those.
 pub(crate) struct Generator {
     pub(crate) sides: Sides,
-    pub(crate) taken: Taken,
+    pub(crate) names: HashMap<String, Names>,
+    pub(crate) modules: Modules,
 }
 
 impl prost_build::ServiceGenerator for Generator {
-    fn generate(&mut self, service: prost_build::Service, buffer: &mut String) {
-        let service = Service::new(&service, &self.taken);
-        let methods = service.constants();
-        let server = self.sides.server.then(|| server::generate(&service));
-        let client = self.sides.client.then(|| client::generate(&service));
-        let tokens = quote!(#methods #server #client);
-        // What the generators quote is Rust whatever the names are: every name went through an Ident.
-        let file = syn::parse2(tokens).expect("generated tokens are a Rust file");
-        buffer.push_str(&prettyplease::unparse(&file));
+    fn generate(&mut self, service: prost_build::Service, _messages: &mut String) {
+        let module = Module::from_protobuf_package_name(&service.package);
+        let full_name = naming::full_name(&service.package, &service.proto_name);
+        let Some(names) = self.names.get(&full_name) else {
+            return;
+        };
+        let text = Service::new(&service, full_name, names).text(self.sides);
+        let mut modules = self.modules.borrow_mut();
+        modules.entry(module).or_default().push_str(&text);
     }
 }
 
 impl Service {
-    fn new(service: &prost_build::Service, taken: &Taken) -> Self {
-        let full_name = match service.package.as_str() {
-            "" => service.proto_name.clone(),
-            package => format!("{package}.{}", service.proto_name),
-        };
-        let name = naming::service(&service.name, &service.package, taken);
+    fn new(service: &prost_build::Service, full_name: String, names: &Names) -> Self {
+        let mut functions = naming::Methods::new();
         let methods = service
             .methods
             .iter()
-            .map(|method| Method::new(method, &full_name))
+            .map(|method| Method::new(method, &full_name, &mut functions))
             .collect();
         Self {
-            methods_module: format_ident!("{}_methods", naming::snake(&name)),
+            name: names.name.clone(),
+            module: names.module.clone(),
             docs: docs::of(&service.comments, &format!("The service `{full_name}`.")),
-            name: naming::identifier(&name),
+            deprecated: service.options.deprecated(),
             full_name,
             methods,
         }
     }
 
-    /// The constants that describe the methods.
-    fn constants(&self) -> TokenStream {
-        let module = &self.methods_module;
-        let docs = format!(" The methods of `{}`.", self.full_name);
-        let constants = self.methods.iter().map(|method| {
-            let Method { constant, path, request, response, idempotency, .. } = method;
-            let (request, response) = (from_module(request), from_module(response));
-            let kind = method.kind.function();
-            let docs = format!(" `{path}`");
-            quote! {
-                #[doc = #docs]
-                pub const #constant: ::rpc_core::Method<#request, #response> = ::rpc_core::Method::#kind(
-                    #path,
-                    ::rpc_core::Codec::prost(),
-                    ::rpc_core::Codec::prost(),
-                )#idempotency;
-            }
-        });
-        quote! {
-            #[doc = #docs]
-            pub mod #module {
-                #(#constants)*
-            }
+    /// The service's module, and what of it stands beside the package's messages.
+    fn text(&self, sides: Sides) -> String {
+        let Self { name, module, .. } = self;
+        let mut text = Text::default();
+        text.line(&format!(
+            "/// The methods of `{}`, its server and its client.",
+            self.full_name
+        ));
+        // A binary may use one side only, or some methods.
+        text.line("#[allow(clippy::all, clippy::pedantic, dead_code)]");
+        text.open(&format!("pub mod {module} {{"));
+        // Short names, which messages cannot take: they are one module further out.
+        text.line("use ::rpc_core::*;");
+        text.line("");
+        for method in &self.methods {
+            method.constant(&mut text);
         }
+        let mut exports = Vec::new();
+        if sides.server {
+            server::generate(self, &mut text);
+            exports.extend([name.clone(), format!("{name}Server")]);
+        }
+        if sides.client {
+            client::generate(self, &mut text);
+            exports.push(format!("{name}Client"));
+        }
+        text.close("}");
+        exports.sort();
+        text.line(if self.deprecated {
+            "#[allow(deprecated, unused_imports)]"
+        } else {
+            "#[allow(unused_imports)]"
+        });
+        let exports: Vec<&str> = exports.iter().map(String::as_str).collect();
+        text.export(module, &exports);
+        text.finish()
     }
 }
 
 impl Method {
-    fn new(method: &prost_build::Method, service: &str) -> Self {
+    fn new(method: &prost_build::Method, service: &str, functions: &mut naming::Methods) -> Self {
         let path = format!("/{service}/{}", method.proto_name);
         let kind = match (method.client_streaming, method.server_streaming) {
             (false, false) => Kind::Unary,
@@ -131,30 +148,76 @@ impl Method {
             (true, false) => Kind::ClientStreaming,
             (true, true) => Kind::BidiStreaming,
         };
-        let idempotency = match method.options.idempotency_level() {
-            IdempotencyLevel::IdempotencyUnknown => quote!(),
-            IdempotencyLevel::Idempotent => quote!(.idempotent()),
-            IdempotencyLevel::NoSideEffects => quote!(.no_side_effects()),
-        };
-        let parse = |name: &str| syn::parse_str(name).expect("prost names messages by Rust paths");
+        let (function, constant) = functions.name(&method.name);
         Self {
-            function: naming::function(&method.name),
-            constant: naming::constant(&method.proto_name),
+            function,
+            constant,
             docs: docs::of(&method.comments, &format!("Calls `{path}`.")),
             path,
             deprecated: method.options.deprecated(),
-            idempotency,
-            request: parse(&method.input_type),
-            response: parse(&method.output_type),
+            idempotency: match method.options.idempotency_level() {
+                IdempotencyLevel::IdempotencyUnknown => "",
+                IdempotencyLevel::Idempotent => ".idempotent()",
+                IdempotencyLevel::NoSideEffects => ".no_side_effects()",
+            },
+            request: from_module(&method.input_type),
+            response: from_module(&method.output_type),
             kind,
         }
+    }
+
+    /// The constant that describes the method.
+    fn constant(&self, text: &mut Text) {
+        let Self {
+            constant,
+            path,
+            request,
+            response,
+            ..
+        } = self;
+        text.line(&format!("/// `{path}`"));
+        text.assign(
+            &format!("pub const {constant}: Method<{request}, {response}>"),
+            &format!("Method::{}", self.kind.function()),
+            &[&format!("\"{path}\""), "Codec::prost()", "Codec::prost()"],
+            self.idempotency,
+        );
     }
 }
 
 /// The same type seen from one module further in.
-fn from_module(path: &syn::Type) -> TokenStream {
-    match path {
-        syn::Type::Path(path) if path.path.leading_colon.is_none() => quote!(super::#path),
-        other => quote!(#other),
+fn from_module(path: &str) -> String {
+    // Wrapper types are Rust's own, such as `()` and `bool`.
+    let absolute = ["::", "crate::", "("]
+        .iter()
+        .any(|start| path.starts_with(start))
+        || path.chars().next().is_some_and(char::is_lowercase) && !path.contains("::");
+    if absolute {
+        path.to_owned()
+    } else {
+        format!("super::{path}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::from_module;
+
+    #[test]
+    fn types_are_seen_from_the_service() {
+        for (package, service) in [
+            ("Point", "super::Point"),
+            ("super::common::Id", "super::super::common::Id"),
+            ("point::Part", "super::point::Part"),
+            (
+                "::rpc_core::prost_types::Any",
+                "::rpc_core::prost_types::Any",
+            ),
+            ("crate::types::Id", "crate::types::Id"),
+            ("()", "()"),
+            ("bool", "bool"),
+        ] {
+            assert_eq!(from_module(package), service);
+        }
     }
 }

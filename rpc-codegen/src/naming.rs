@@ -2,96 +2,134 @@
 
 use std::collections::{HashMap, HashSet};
 
-use proc_macro2::{Ident, Span};
-use prost_types::FileDescriptorSet;
+use heck::{ToSnakeCase as _, ToUpperCamelCase as _};
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
-/// The names of the messages and enums of each package.
-pub(crate) type Taken = HashMap<String, HashSet<String>>;
+/// What a service's module uses by its short name; a service of such a name steps aside.
+const USED: [&str; 15] = [
+    "Channel",
+    "ClientStream",
+    "Codec",
+    "From",
+    "IntoRequest",
+    "Method",
+    "RecvStream",
+    "Request",
+    "RequestStream",
+    "Response",
+    "Result",
+    "Send",
+    "SendStream",
+    "Status",
+    "Sync",
+];
 
-pub(crate) fn taken(descriptors: &FileDescriptorSet) -> Taken {
-    let mut taken = Taken::new();
+/// What a service is called in Rust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// The trait; `Client` and `Server` behind it are the structs.
+    pub(crate) name: String,
+    /// The module of the service.
+    pub(crate) module: String,
+}
+
+/// The names of all services, by their full names in protobuf.
+///
+/// protobuf lets a service be called as a message, but for the case of letters, and anything as
+/// something in another package; Rust's names have one case, and a package's messages, its services
+/// and the packages in it share one module. A service's name gives way, with `Service` behind it.
+pub(crate) fn services(descriptors: &FileDescriptorSet) -> HashMap<String, Names> {
+    let mut taken: HashMap<&str, HashSet<String>> = HashMap::new();
     for file in &descriptors.file {
-        let names = taken.entry(file.package().to_owned()).or_default();
-        names.extend(
-            file.message_type
-                .iter()
-                .map(|message| upper_camel(message.name())),
-        );
-        names.extend(file.enum_type.iter().map(|item| upper_camel(item.name())));
-    }
-    taken
-}
-
-/// The name of a service's trait; with `Service` behind it where a message has one of its names.
-pub(crate) fn service(name: &str, package: &str, taken: &Taken) -> String {
-    let clash = |name: &str| {
-        taken.get(package).is_some_and(|names| {
-            ["", "Client", "Server"]
-                .iter()
-                .any(|suffix| names.contains(&format!("{name}{suffix}")))
-        })
-    };
-    if clash(name) {
-        format!("{name}Service")
-    } else {
-        name.to_owned()
-    }
-}
-
-/// A method's function: as prost named it, but for names that the client has already.
-pub(crate) fn function(name: &str) -> Ident {
-    match name {
-        "new" => Ident::new("new_", Span::call_site()),
-        _ => identifier(name),
-    }
-}
-
-/// An identifier out of a name that may be a keyword, raw or not.
-pub(crate) fn identifier(name: &str) -> Ident {
-    let name = name.strip_prefix("r#").unwrap_or(name);
-    syn::parse_str::<Ident>(name).unwrap_or_else(|_| match name {
-        "self" | "super" | "crate" | "Self" => Ident::new(&format!("{name}_"), Span::call_site()),
-        _ => Ident::new_raw(name, Span::call_site()),
-    })
-}
-
-/// `GetFeature` or `getFeature` as `GET_FEATURE`.
-pub(crate) fn constant(name: &str) -> Ident {
-    Ident::new(&snake(name).to_uppercase(), Span::call_site())
-}
-
-/// `RouteGuide` as `route_guide`.
-pub(crate) fn snake(name: &str) -> String {
-    let mut words = String::with_capacity(name.len() + 4);
-    let characters: Vec<char> = name.chars().collect();
-    for (index, &character) in characters.iter().enumerate() {
-        let previous = index.checked_sub(1).and_then(|index| characters.get(index));
-        let next_is_lower = characters
-            .get(index + 1)
-            .is_some_and(|next| next.is_lowercase());
-        let starts = character.is_uppercase()
-            && previous.is_some_and(|previous| {
-                previous.is_lowercase()
-                    || previous.is_ascii_digit()
-                    || previous.is_uppercase() && next_is_lower
-            });
-        if starts {
-            words.push('_');
+        let names = taken.entry(file.package()).or_default();
+        let enums = file.enum_type.iter().map(|item| item.name());
+        let messages = file.message_type.iter().map(DescriptorProto::name);
+        names.extend(enums.chain(messages).map(|name| name.to_upper_camel_case()));
+        let with_modules = file
+            .message_type
+            .iter()
+            .filter(|message| has_module(message));
+        names.extend(with_modules.map(|message| message.name().to_snake_case()));
+        for (at, _) in file.package().match_indices('.') {
+            let (outer, inner) = file.package().split_at(at);
+            let module = inner.split('.').nth(1).unwrap_or_default().to_snake_case();
+            taken.entry(outer).or_default().insert(module);
         }
-        words.extend(character.to_lowercase());
     }
-    words
+    let mut names = HashMap::new();
+    for file in &descriptors.file {
+        let taken = taken.entry(file.package()).or_default();
+        for service in &file.service {
+            let full_name = full_name(file.package(), service.name());
+            names.insert(full_name, choose(service.name(), taken));
+        }
+    }
+    names
 }
 
-fn upper_camel(name: &str) -> String {
-    name.split('_')
-        .map(|word| {
-            let mut letters = word.chars();
-            letters.next().map_or_else(String::new, |first| {
-                first.to_uppercase().chain(letters).collect()
-            })
-        })
-        .collect()
+/// Whether prost makes a module of a message's name.
+fn has_module(message: &DescriptorProto) -> bool {
+    let map_entry = |nested: &DescriptorProto| {
+        nested
+            .options
+            .as_ref()
+            .is_some_and(prost_types::MessageOptions::map_entry)
+    };
+    !message.enum_type.is_empty()
+        || !message.oneof_decl.is_empty()
+        || message.nested_type.iter().any(|nested| !map_entry(nested))
+}
+
+fn choose(proto_name: &str, taken: &mut HashSet<String>) -> Names {
+    let mut name = proto_name.to_upper_camel_case();
+    if name == "Self" {
+        name.push('_');
+    }
+    let all = |name: &str| ["", "Client", "Server"].map(|suffix| format!("{name}{suffix}"));
+    while USED.contains(&name.as_str()) || all(&name).iter().any(|name| taken.contains(name)) {
+        name.push_str("Service");
+    }
+    let snake = name.to_snake_case();
+    let mut module = format!("{}_service", snake.trim_end_matches("_service"));
+    while taken.contains(&module) {
+        module.push('_');
+    }
+    taken.extend(all(&name));
+    taken.insert(module.clone());
+    Names { name, module }
+}
+
+/// `package.Name`, or only the name of what is in no package.
+pub(crate) fn full_name(package: &str, name: &str) -> String {
+    if package.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{package}.{name}")
+    }
+}
+
+/// The names of a service's methods in Rust, which a service has once each.
+#[derive(Debug)]
+pub(crate) struct Methods {
+    taken: HashSet<String>,
+}
+
+impl Methods {
+    pub(crate) fn new() -> Self {
+        // The client's constructor, and what `client.into(…)` would call before a method of its own.
+        let taken = ["new", "into", "try_into"].map(str::to_owned).into();
+        Self { taken }
+    }
+
+    /// A method's function, by the name that prost gave it, and its constant.
+    pub(crate) fn name(&mut self, prost_name: &str) -> (String, String) {
+        let mut function = prost_name.to_owned();
+        while function.is_empty() || !self.taken.insert(function.clone()) {
+            function.push('_');
+        }
+        let constant = function.trim_start_matches("r#").to_uppercase();
+        (function, constant)
+    }
 }
 
 #[cfg(test)]
@@ -99,34 +137,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words() {
-        for (name, expected) in [
-            ("RouteGuide", "route_guide"),
-            ("getHTTPPage", "get_http_page"),
-            ("A", "a"),
-            ("V2Api", "v2_api"),
-            ("already_snake", "already_snake"),
+    fn a_method_steps_aside_for_what_is_there() {
+        let mut methods = Methods::new();
+        for (name, function, constant) in [
+            ("get", "get", "GET"),
+            ("get", "get_", "GET_"),
+            ("r#match", "r#match", "MATCH"),
+            ("self_", "self_", "SELF_"),
+            ("new", "new_", "NEW_"),
+            ("new", "new__", "NEW__"),
         ] {
-            assert_eq!(snake(name), expected);
+            assert_eq!(
+                methods.name(name),
+                (function.to_owned(), constant.to_owned())
+            );
         }
     }
 
     #[test]
-    fn keywords_and_taken_names() {
-        assert_eq!(function("new").to_string(), "new_");
-        assert_eq!(function("r#match").to_string(), "r#match");
-        assert_eq!(function("self_").to_string(), "self_");
-        assert_eq!(function("connect").to_string(), "connect");
-    }
-
-    #[test]
     fn a_service_steps_aside_for_a_message() {
-        let taken = Taken::from([(
-            "p".to_owned(),
-            HashSet::from(["Echo".to_owned(), "StoreClient".to_owned()]),
-        )]);
-        assert_eq!(service("Echo", "p", &taken), "EchoService");
-        assert_eq!(service("Store", "p", &taken), "StoreService");
-        assert_eq!(service("Echo", "q", &taken), "Echo");
+        let chosen = |service: &str, taken: &[&str]| {
+            let mut taken = taken.iter().map(|&name| name.to_owned()).collect();
+            let Names { name, module } = choose(service, &mut taken);
+            (name, module)
+        };
+        let expected = |name: &str, module: &str| (name.to_owned(), module.to_owned());
+        assert_eq!(
+            chosen("Echo", &["Echo"]),
+            expected("EchoService", "echo_service")
+        );
+        assert_eq!(
+            chosen("Echo", &["EchoClient", "EchoServiceServer"]),
+            expected("EchoServiceService", "echo_service")
+        );
+        assert_eq!(chosen("Echo", &["Other"]), expected("Echo", "echo_service"));
+        assert_eq!(
+            chosen("Echo", &["echo_service"]),
+            expected("Echo", "echo_service_")
+        );
+        assert_eq!(
+            chosen("EchoService", &[]),
+            expected("EchoService", "echo_service")
+        );
+        assert_eq!(
+            chosen("HTTPEcho", &[]),
+            expected("HttpEcho", "http_echo_service")
+        );
+        assert_eq!(
+            chosen("Status", &[]),
+            expected("StatusService", "status_service")
+        );
     }
 }

@@ -1,100 +1,119 @@
 //! The server trait of a service and its registration.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-
 use crate::model::{Kind, Method, Service};
+use crate::text::Text;
 
-pub(crate) fn generate(service: &Service) -> TokenStream {
+pub(crate) fn generate(service: &Service, text: &mut Text) {
     let Service {
         name,
         full_name,
-        docs,
-        methods_module,
+        methods,
         ..
     } = service;
-    let server = format_ident!("{name}Server");
-    let functions = service.methods.iter().map(declaration);
-    let registrations = service.methods.iter().map(|method| {
-        let Method {
-            function, constant, ..
-        } = method;
-        let kind = method.kind.function();
-        let handler = match method.kind {
-            Kind::Unary | Kind::ClientStreaming => quote! {
-                |service, request| async move { service.#function(request).await }
-            },
-            Kind::ServerStreaming | Kind::BidiStreaming => quote! {
-                |service, request, mut responses| async move {
-                    let result = service.#function(request, &mut responses).await;
-                    responses.finish(result)
-                }
-            },
-        };
-        quote!(.#kind(&#methods_module::#constant, &service, #handler))
-    });
-    let server_docs = format!(" Serves a [`{name}`].");
-    quote! {
-        #docs
-        pub trait #name: Send + Sync + 'static {
-            #(#functions)*
-        }
-        #[doc = #server_docs]
-        #[derive(Clone, Debug)]
-        pub struct #server(::rpc_core::server::Service);
-        impl #server {
-            /// The full name of the service.
-            pub const NAME: &'static str = #full_name;
-            /// Serves an implementation.
-            pub fn new(service: impl #name) -> Self {
-                Self::from_arc(::std::sync::Arc::new(service))
-            }
-            /// Serves an implementation that others hold too.
-            #[allow(unused_variables)]
-            pub fn from_arc<T: #name>(service: ::std::sync::Arc<T>) -> Self {
-                Self(::rpc_core::server::Service::new(Self::NAME) #(#registrations)*)
-            }
-        }
-        impl From<#server> for ::rpc_core::server::Service {
-            fn from(server: #server) -> Self {
-                server.0
-            }
-        }
+    text.docs(&service.docs);
+    text.open(&format!("pub trait {name}: Send + Sync + 'static {{"));
+    for method in methods {
+        declaration(method, text);
     }
+    text.close("}");
+    text.line(&format!("/// Serves a [`{name}`]."));
+    text.line("#[derive(Clone, Debug)]");
+    text.line(&format!(
+        "pub struct {name}Server(::rpc_core::server::Service);"
+    ));
+    text.open(&format!("impl {name}Server {{"));
+    text.line("/// The full name of the service.");
+    text.line(&format!("pub const NAME: &'static str = \"{full_name}\";"));
+    text.line("/// Serves an implementation.");
+    text.open(&format!("pub fn new(service: impl {name}) -> Self {{"));
+    text.line("Self::from_arc(::std::sync::Arc::new(service))");
+    text.close("}");
+    text.line("/// Serves an implementation that others hold too.");
+    // A service may be called `T`.
+    let (parameter, argument) = match (name.as_str(), methods.is_empty()) {
+        ("T", _) => ("S", "service"),
+        (_, true) => ("T", "_service"),
+        _ => ("T", "service"),
+    };
+    text.open(&format!(
+        "pub fn from_arc<{parameter}: {name}>({argument}: ::std::sync::Arc<{parameter}>) -> Self {{"
+    ));
+    if methods.is_empty() {
+        text.line("Self(::rpc_core::server::Service::new(Self::NAME))");
+    } else {
+        text.open("let service = ::rpc_core::server::Service::new(Self::NAME)");
+        for (index, method) in methods.iter().enumerate() {
+            registration(method, parameter, index + 1 == methods.len(), text);
+        }
+        text.close("Self(service)");
+    }
+    text.close("}");
+    text.close("}");
+    text.open(&format!(
+        "impl From<{name}Server> for ::rpc_core::server::Service {{"
+    ));
+    text.open(&format!("fn from(server: {name}Server) -> Self {{"));
+    text.line("server.0");
+    text.close("}");
+    text.close("}");
 }
 
-fn declaration(method: &Method) -> TokenStream {
+fn declaration(method: &Method, text: &mut Text) {
     let Method {
         function,
-        docs,
         request,
         response,
+        kind,
         ..
     } = method;
-    let (input, output) = match method.kind {
-        Kind::Unary => (
-            quote!(request: ::rpc_core::Request<#request>),
-            quote!(::rpc_core::Response<#response>),
-        ),
-        Kind::ClientStreaming => (
-            quote!(request: ::rpc_core::Request<::rpc_core::RecvStream<#request>>),
-            quote!(::rpc_core::Response<#response>),
-        ),
-        Kind::ServerStreaming => (
-            quote!(request: ::rpc_core::Request<#request>, responses: &mut ::rpc_core::SendStream<#response>),
-            quote!(()),
-        ),
-        Kind::BidiStreaming => (
-            quote!(
-                request: ::rpc_core::Request<::rpc_core::RecvStream<#request>>,
-                responses: &mut ::rpc_core::SendStream<#response>
-            ),
-            quote!(()),
-        ),
+    let request = match kind {
+        Kind::Unary | Kind::ServerStreaming => format!("request: Request<{request}>"),
+        Kind::ClientStreaming | Kind::BidiStreaming => {
+            format!("request: Request<RecvStream<{request}>>")
+        }
     };
-    quote! {
-        #docs
-        fn #function(&self, #input)
-            -> impl ::core::future::Future<Output = ::core::result::Result<#output, ::rpc_core::Status>> + Send;
+    let responses = format!("responses: &mut SendStream<{response}>");
+    let (parameters, output) = match kind {
+        Kind::Unary | Kind::ClientStreaming => {
+            (vec!["&self", &request], format!("Response<{response}>"))
+        }
+        Kind::ServerStreaming | Kind::BidiStreaming => {
+            (vec!["&self", &request, &responses], "()".to_owned())
+        }
+    };
+    text.docs(&method.docs);
+    text.function(
+        &format!("fn {function}"),
+        &parameters,
+        &format!(" -> impl ::std::future::Future<Output = Result<{output}, Status>> + Send;"),
+    );
+}
+
+/// The trait's function is named with its type: `service.clone(request)` would be that of `Arc`.
+fn registration(method: &Method, implementation: &str, last: bool, text: &mut Text) {
+    let Method {
+        function,
+        constant,
+        kind,
+        ..
+    } = method;
+    let head = format!(".{}(&{constant}, &service, async", kind.function());
+    let end = if last { ");" } else { ")" };
+    match kind {
+        Kind::Unary | Kind::ClientStreaming => text.call_with_closure(
+            &format!("{head} |it, call|"),
+            &[&format!("{implementation}::{function}(&it, call).await")],
+            end,
+        ),
+        Kind::ServerStreaming | Kind::BidiStreaming => text.call_with_closure(
+            &format!("{head} |it, call, mut responses|"),
+            &[
+                &format!(
+                    "let result = {implementation}::{function}(&it, call, &mut responses).await;"
+                ),
+                "responses.finish(result)",
+            ],
+            end,
+        ),
     }
 }
