@@ -17,6 +17,12 @@ pub struct Error {
     message: String,
 }
 
+impl Error {
+    pub(crate) fn new(message: String) -> Self {
+        Self { message }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -191,7 +197,7 @@ impl Builder {
         })?;
         let mut modules: BTreeMap<Module, String> = messages.into_iter().collect();
         for (module, text) in services.take() {
-            modules.entry(module).or_default().push_str(&text);
+            modules.entry(module).or_default().push_str(&text?);
         }
         Ok(modules)
     }

@@ -1,75 +1,69 @@
 //! The client of a service.
 
-use crate::model::{Kind, Method, Service};
-use crate::text::Text;
+use proc_macro2::TokenStream;
+use quote::quote;
 
-pub(crate) fn generate(service: &Service, text: &mut Text) {
-    let Service {
-        name, full_name, ..
-    } = service;
-    text.line(&format!("/// Calls `{full_name}`; cheap to clone."));
-    if service.deprecated {
-        text.line("#[deprecated]");
+use crate::model::{Kind, Method, Service, documentation};
+
+pub(crate) fn generate(service: &Service) -> TokenStream {
+    let Service { client, .. } = service;
+    let docs = format!(" Calls `{}`; cheap to clone.", service.full_name);
+    let deprecated = service.deprecated.then(|| quote!(#[deprecated]));
+    let allowed = service.deprecated.then(|| quote!(#[allow(deprecated)]));
+    let functions = service.methods.iter().map(function);
+    quote! {
+        #[doc = #docs]
+        #deprecated
+        #[derive(Clone, Debug)]
+        pub struct #client(Channel);
+        #allowed
+        impl #client {
+            /// Calls over a channel.
+            pub fn new(channel: Channel) -> Self {
+                Self(channel)
+            }
+            #(#functions)*
+        }
     }
-    text.line("#[derive(Clone, Debug)]");
-    text.line(&format!("pub struct {name}Client(Channel);"));
-    if service.deprecated {
-        text.line("#[allow(deprecated)]");
-    }
-    text.open(&format!("impl {name}Client {{"));
-    text.line("/// Calls over a channel.");
-    text.open("pub fn new(channel: Channel) -> Self {");
-    text.line("Self(channel)");
-    text.close("}");
-    for method in &service.methods {
-        function(method, text);
-    }
-    text.close("}");
 }
 
-fn function(method: &Method, text: &mut Text) {
+fn function(method: &Method) -> TokenStream {
     let Method {
         function,
         constant,
         request,
         response,
-        kind,
         ..
     } = method;
-    let (head, input, output, wait) = match kind {
+    let kind = method.kind.function();
+    let docs = documentation(&method.docs);
+    let deprecated = method.deprecated.then(|| quote!(#[deprecated]));
+    let call = quote!(self.0.#kind(&#constant, request.into_request()));
+    let (input, output) = match method.kind {
         Kind::Unary => {
-            let output = format!("Result<Response<{response}>, Status>");
-            ("pub async fn", request.as_str(), output, ".await")
+            return quote! {
+                #docs
+                #deprecated
+                pub async fn #function(
+                    &self,
+                    request: impl IntoRequest<#request>,
+                ) -> Result<Response<#response>, Status> {
+                    #call.await
+                }
+            };
         }
-        Kind::ServerStreaming => (
-            "pub fn",
-            request.as_str(),
-            format!("RecvStream<{response}>"),
-            "",
+        Kind::ServerStreaming => (quote!(#request), quote!(RecvStream<#response>)),
+        Kind::ClientStreaming => (quote!(()), quote!(ClientStream<#request, #response>)),
+        Kind::BidiStreaming => (
+            quote!(()),
+            quote!((RequestStream<#request>, RecvStream<#response>)),
         ),
-        Kind::ClientStreaming => (
-            "pub fn",
-            "()",
-            format!("ClientStream<{request}, {response}>"),
-            "",
-        ),
-        Kind::BidiStreaming => {
-            let output = format!("(RequestStream<{request}>, RecvStream<{response}>)");
-            ("pub fn", "()", output, "")
-        }
     };
-    text.docs(&method.docs);
-    if method.deprecated {
-        text.line("#[deprecated]");
+    quote! {
+        #docs
+        #deprecated
+        pub fn #function(&self, request: impl IntoRequest<#input>) -> #output {
+            #call
+        }
     }
-    text.function(
-        &format!("{head} {function}"),
-        &["&self", &format!("request: impl IntoRequest<{input}>")],
-        &format!(" -> {output} {{"),
-    );
-    let kind = kind.function();
-    text.indented(&format!(
-        "self.0.{kind}(&{constant}, request.into_request()){wait}"
-    ));
-    text.line("}");
 }

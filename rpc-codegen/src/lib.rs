@@ -33,7 +33,6 @@ mod docs;
 mod model;
 mod naming;
 mod server;
-mod text;
 
 pub use builder::{Builder, Error};
 

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use proc_macro2::{Ident, TokenStream};
 use prost_build::Module;
 use prost_types::method_options::IdempotencyLevel;
+use quote::{format_ident, quote};
 
 use crate::naming::{self, Names};
-use crate::text::Text;
-use crate::{client, docs, server};
+use crate::{Error, client, docs, server};
 
 /// Which parts are generated.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,10 @@ pub(crate) struct Sides {
 }
 
 pub(crate) struct Service {
-    pub(crate) name: String,
-    module: String,
+    pub(crate) name: Ident,
+    pub(crate) server: Ident,
+    pub(crate) client: Ident,
+    module: Ident,
     pub(crate) full_name: String,
     pub(crate) docs: Vec<String>,
     pub(crate) deprecated: bool,
@@ -28,14 +31,14 @@ pub(crate) struct Service {
 }
 
 pub(crate) struct Method {
-    pub(crate) function: String,
-    pub(crate) constant: String,
+    pub(crate) function: Ident,
+    pub(crate) constant: Ident,
     path: String,
     pub(crate) docs: Vec<String>,
     pub(crate) deprecated: bool,
-    idempotency: &'static str,
-    pub(crate) request: String,
-    pub(crate) response: String,
+    idempotency: TokenStream,
+    pub(crate) request: syn::Type,
+    pub(crate) response: syn::Type,
     pub(crate) kind: Kind,
 }
 
@@ -49,18 +52,21 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The function of that kind, which `Method`, `Service` and `Channel` all have.
-    pub(crate) fn function(self) -> &'static str {
-        match self {
-            Self::Unary => "unary",
-            Self::ServerStreaming => "server_streaming",
-            Self::ClientStreaming => "client_streaming",
-            Self::BidiStreaming => "bidi_streaming",
-        }
+    pub(crate) fn function(self) -> Ident {
+        format_ident!(
+            "{}",
+            match self {
+                Self::Unary => "unary",
+                Self::ServerStreaming => "server_streaming",
+                Self::ClientStreaming => "client_streaming",
+                Self::BidiStreaming => "bidi_streaming",
+            }
+        )
     }
 }
 
-/// The text of the services of each module.
-pub(crate) type Modules = Rc<RefCell<BTreeMap<Module, String>>>;
+/// The text of the services of each module, or why there is none.
+pub(crate) type Modules = Rc<RefCell<BTreeMap<Module, Result<String, Error>>>>;
 
 /// Writes services. They do not go behind the messages at once: prost formats those.
 pub(crate) struct Generator {
@@ -76,71 +82,87 @@ impl prost_build::ServiceGenerator for Generator {
         let Some(names) = self.names.get(&full_name) else {
             return;
         };
-        let text = Service::new(&service, full_name, names).text(self.sides);
+        let text = Service::new(&service, full_name, names)
+            .and_then(|service| service.text(self.sides))
+            .map_err(|error| Error::new(format!("generating {}: {error}", service.proto_name)));
         let mut modules = self.modules.borrow_mut();
-        modules.entry(module).or_default().push_str(&text);
+        let all = modules.entry(module).or_insert_with(|| Ok(String::new()));
+        match (all, text) {
+            (Ok(all), Ok(text)) => all.push_str(&text),
+            (all @ Ok(_), error) => *all = error,
+            (Err(_), _) => {}
+        }
     }
 }
 
 impl Service {
-    fn new(service: &prost_build::Service, full_name: String, names: &Names) -> Self {
+    fn new(
+        service: &prost_build::Service,
+        full_name: String,
+        names: &Names,
+    ) -> Result<Self, syn::Error> {
         let mut functions = naming::Methods::new();
         let methods = service
             .methods
             .iter()
             .map(|method| Method::new(method, &full_name, &mut functions))
-            .collect();
-        Self {
-            name: names.name.clone(),
-            module: names.module.clone(),
+            .collect::<Result<_, _>>()?;
+        let name: Ident = syn::parse_str(&names.name)?;
+        Ok(Self {
+            server: format_ident!("{name}Server"),
+            client: format_ident!("{name}Client"),
+            name,
+            module: syn::parse_str(&names.module)?,
             docs: docs::of(&service.comments, &format!("The service `{full_name}`.")),
             deprecated: service.options.deprecated(),
             full_name,
             methods,
-        }
+        })
     }
 
     /// The service's module, and what of it stands beside the package's messages.
-    fn text(&self, sides: Sides) -> String {
-        let Self { name, module, .. } = self;
-        let mut text = Text::default();
-        text.line(&format!(
-            "/// The methods of `{}`, its server and its client.",
+    fn text(&self, sides: Sides) -> Result<String, syn::Error> {
+        let Self { module, .. } = self;
+        let docs = format!(
+            " The methods of `{}`, its server and its client.",
             self.full_name
-        ));
-        // A binary may use one side only, or some methods.
-        text.line("#[allow(clippy::all, clippy::pedantic, dead_code)]");
-        text.open(&format!("pub mod {module} {{"));
-        // Short names, which messages cannot take: they are one module further out.
-        text.line("use ::rpc_core::*;");
-        text.line("");
-        for method in &self.methods {
-            method.constant(&mut text);
-        }
+        );
+        let constants = self.methods.iter().map(Method::constant);
         let mut exports = Vec::new();
-        if sides.server {
-            server::generate(self, &mut text);
-            exports.extend([name.clone(), format!("{name}Server")]);
-        }
-        if sides.client {
-            client::generate(self, &mut text);
-            exports.push(format!("{name}Client"));
-        }
-        text.close("}");
-        exports.sort();
-        text.line(if self.deprecated {
-            "#[allow(deprecated, unused_imports)]"
-        } else {
-            "#[allow(unused_imports)]"
+        let server = sides.server.then(|| {
+            exports.extend([&self.name, &self.server]);
+            server::generate(self)
         });
-        let exports: Vec<&str> = exports.iter().map(String::as_str).collect();
-        text.export(module, &exports);
-        text.finish()
+        let client = sides.client.then(|| {
+            exports.push(&self.client);
+            client::generate(self)
+        });
+        exports.sort();
+        let deprecated = self.deprecated.then(|| quote!(deprecated,));
+        // A binary may use one side only, or some methods. The short names cannot be messages'
+        // names: those are one module further out.
+        let file = syn::parse2(quote! {
+            #[doc = #docs]
+            #[allow(clippy::all, clippy::pedantic, dead_code)]
+            pub mod #module {
+                use ::rpc_core::codegen::*;
+                #(#constants)*
+                #server
+                #client
+            }
+            #[allow(#deprecated unused_imports)]
+            pub use #module::{#(#exports),*};
+        })?;
+        Ok(prettyplease::unparse(&file))
     }
 }
 
 impl Method {
-    fn new(method: &prost_build::Method, service: &str, functions: &mut naming::Methods) -> Self {
+    fn new(
+        method: &prost_build::Method,
+        service: &str,
+        functions: &mut naming::Methods,
+    ) -> Result<Self, syn::Error> {
         let path = format!("/{service}/{}", method.proto_name);
         let kind = match (method.client_streaming, method.server_streaming) {
             (false, false) => Kind::Unary,
@@ -149,40 +171,49 @@ impl Method {
             (true, true) => Kind::BidiStreaming,
         };
         let (function, constant) = functions.name(&method.name);
-        Self {
-            function,
-            constant,
+        Ok(Self {
+            function: syn::parse_str(&function)?,
+            constant: syn::parse_str(&constant)?,
             docs: docs::of(&method.comments, &format!("Calls `{path}`.")),
             path,
             deprecated: method.options.deprecated(),
             idempotency: match method.options.idempotency_level() {
-                IdempotencyLevel::IdempotencyUnknown => "",
-                IdempotencyLevel::Idempotent => ".idempotent()",
-                IdempotencyLevel::NoSideEffects => ".no_side_effects()",
+                IdempotencyLevel::IdempotencyUnknown => quote!(),
+                IdempotencyLevel::Idempotent => quote!(.idempotent()),
+                IdempotencyLevel::NoSideEffects => quote!(.no_side_effects()),
             },
-            request: from_module(&method.input_type),
-            response: from_module(&method.output_type),
+            request: syn::parse_str(&from_module(&method.input_type))?,
+            response: syn::parse_str(&from_module(&method.output_type))?,
             kind,
-        }
+        })
     }
 
     /// The constant that describes the method.
-    fn constant(&self, text: &mut Text) {
+    fn constant(&self) -> TokenStream {
         let Self {
             constant,
             path,
             request,
             response,
+            idempotency,
             ..
         } = self;
-        text.line(&format!("/// `{path}`"));
-        text.assign(
-            &format!("pub const {constant}: Method<{request}, {response}>"),
-            &format!("Method::{}", self.kind.function()),
-            &[&format!("\"{path}\""), "Codec::prost()", "Codec::prost()"],
-            self.idempotency,
-        );
+        let kind = format_ident!("prost_{}", self.kind.function());
+        let docs = format!(" `{path}`");
+        quote! {
+            #[doc = #docs]
+            pub const #constant: Method<#request, #response> = Method::#kind(#path)#idempotency;
+        }
     }
+}
+
+/// The attributes of a comment.
+pub(crate) fn documentation(lines: &[String]) -> TokenStream {
+    let lines = lines.iter().map(|line| match line.as_str() {
+        "" => String::new(),
+        line => format!(" {line}"),
+    });
+    quote!(#(#[doc = #lines])*)
 }
 
 /// The same type seen from one module further in.

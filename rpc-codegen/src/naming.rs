@@ -6,11 +6,11 @@ use heck::{ToSnakeCase as _, ToUpperCamelCase as _};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 /// What a service's module uses by its short name; a service of such a name steps aside.
-const USED: [&str; 15] = [
+const USED: [&str; 16] = [
     "Channel",
     "ClientStream",
-    "Codec",
-    "From",
+    "Finished",
+    "Future",
     "IntoRequest",
     "Method",
     "RecvStream",
@@ -20,6 +20,7 @@ const USED: [&str; 15] = [
     "Result",
     "Send",
     "SendStream",
+    "StatefulService",
     "Status",
     "Sync",
 ];

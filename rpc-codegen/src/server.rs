@@ -1,64 +1,52 @@
 //! The server trait of a service and its registration.
 
-use crate::model::{Kind, Method, Service};
-use crate::text::Text;
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
 
-pub(crate) fn generate(service: &Service, text: &mut Text) {
+use crate::model::{Kind, Method, Service, documentation};
+
+pub(crate) fn generate(service: &Service) -> TokenStream {
     let Service {
         name,
+        server,
         full_name,
         methods,
         ..
     } = service;
-    text.docs(&service.docs);
-    text.open(&format!("pub trait {name}: Send + Sync + 'static {{"));
-    for method in methods {
-        declaration(method, text);
-    }
-    text.close("}");
-    text.line(&format!("/// Serves a [`{name}`]."));
-    text.line("#[derive(Clone, Debug)]");
-    text.line(&format!(
-        "pub struct {name}Server(::rpc_core::server::Service);"
-    ));
-    text.open(&format!("impl {name}Server {{"));
-    text.line("/// The full name of the service.");
-    text.line(&format!("pub const NAME: &'static str = \"{full_name}\";"));
-    text.line("/// Serves an implementation.");
-    text.open(&format!("pub fn new(service: impl {name}) -> Self {{"));
-    text.line("Self::from_arc(::std::sync::Arc::new(service))");
-    text.close("}");
-    text.line("/// Serves an implementation that others hold too.");
+    let docs = documentation(&service.docs);
+    let functions = methods.iter().map(declaration);
+    let server_docs = format!(" Serves a [`{name}`].");
     // A service may be called `T`.
-    let (parameter, argument) = match (name.as_str(), methods.is_empty()) {
-        ("T", _) => ("S", "service"),
-        (_, true) => ("T", "_service"),
-        _ => ("T", "service"),
-    };
-    text.open(&format!(
-        "pub fn from_arc<{parameter}: {name}>({argument}: ::std::sync::Arc<{parameter}>) -> Self {{"
-    ));
-    if methods.is_empty() {
-        text.line("Self(::rpc_core::server::Service::new(Self::NAME))");
-    } else {
-        text.open("let service = ::rpc_core::server::Service::new(Self::NAME)");
-        for (index, method) in methods.iter().enumerate() {
-            registration(method, parameter, index + 1 == methods.len(), text);
+    let parameter = format_ident!("{}", if name == "T" { "S" } else { "T" });
+    let registrations = methods
+        .iter()
+        .map(|method| registration(method, &parameter));
+    quote! {
+        #docs
+        pub trait #name: Send + Sync + 'static {
+            #(#functions)*
         }
-        text.close("Self(service)");
+        #[doc = #server_docs]
+        #[derive(Clone, Debug)]
+        pub struct #server(::rpc_core::server::Service);
+        impl #server {
+            /// The full name of the service.
+            pub const NAME: &'static str = #full_name;
+            /// Serves an implementation.
+            pub fn new(service: impl #name) -> Self {
+                Self::from_arc(::std::sync::Arc::new(service))
+            }
+            /// Serves an implementation that others hold too.
+            pub fn from_arc<#parameter: #name>(it: ::std::sync::Arc<#parameter>) -> Self {
+                let service = StatefulService::new(Self::NAME, it)#(#registrations)*;
+                Self(service.into())
+            }
+        }
+        ::rpc_core::into_service!(#server);
     }
-    text.close("}");
-    text.close("}");
-    text.open(&format!(
-        "impl From<{name}Server> for ::rpc_core::server::Service {{"
-    ));
-    text.open(&format!("fn from(server: {name}Server) -> Self {{"));
-    text.line("server.0");
-    text.close("}");
-    text.close("}");
 }
 
-fn declaration(method: &Method, text: &mut Text) {
+fn declaration(method: &Method) -> TokenStream {
     let Method {
         function,
         request,
@@ -66,54 +54,44 @@ fn declaration(method: &Method, text: &mut Text) {
         kind,
         ..
     } = method;
+    let docs = documentation(&method.docs);
     let request = match kind {
-        Kind::Unary | Kind::ServerStreaming => format!("request: Request<{request}>"),
+        Kind::Unary | Kind::ServerStreaming => quote!(request: Request<#request>),
         Kind::ClientStreaming | Kind::BidiStreaming => {
-            format!("request: Request<RecvStream<{request}>>")
+            quote!(request: Request<RecvStream<#request>>)
         }
     };
-    let responses = format!("responses: &mut SendStream<{response}>");
-    let (parameters, output) = match kind {
-        Kind::Unary | Kind::ClientStreaming => {
-            (vec!["&self", &request], format!("Response<{response}>"))
-        }
-        Kind::ServerStreaming | Kind::BidiStreaming => {
-            (vec!["&self", &request, &responses], "()".to_owned())
-        }
+    let (responses, output) = match kind {
+        Kind::Unary | Kind::ClientStreaming => (None, quote!(Response<#response>)),
+        Kind::ServerStreaming | Kind::BidiStreaming => (
+            Some(quote!(, responses: &mut SendStream<#response>)),
+            quote!(()),
+        ),
     };
-    text.docs(&method.docs);
-    text.function(
-        &format!("fn {function}"),
-        &parameters,
-        &format!(" -> impl ::std::future::Future<Output = Result<{output}, Status>> + Send;"),
-    );
+    quote! {
+        #docs
+        fn #function(&self, #request #responses) -> impl Future<Output = Result<#output, Status>> + Send;
+    }
 }
 
-/// The trait's function is named with its type: `service.clone(request)` would be that of `Arc`.
-fn registration(method: &Method, implementation: &str, last: bool, text: &mut Text) {
+/// The trait's function is named with its type: `it.clone(call)` would be that of `Arc`.
+fn registration(method: &Method, implementation: &Ident) -> TokenStream {
     let Method {
         function,
         constant,
         kind,
         ..
     } = method;
-    let head = format!(".{}(&{constant}, &service, async", kind.function());
-    let end = if last { ");" } else { ")" };
-    match kind {
-        Kind::Unary | Kind::ClientStreaming => text.call_with_closure(
-            &format!("{head} |it, call|"),
-            &[&format!("{implementation}::{function}(&it, call).await")],
-            end,
-        ),
-        Kind::ServerStreaming | Kind::BidiStreaming => text.call_with_closure(
-            &format!("{head} |it, call, mut responses|"),
-            &[
-                &format!(
-                    "let result = {implementation}::{function}(&it, call, &mut responses).await;"
-                ),
-                "responses.finish(result)",
-            ],
-            end,
-        ),
-    }
+    let handler = match kind {
+        Kind::Unary | Kind::ClientStreaming => quote! {
+            async |it, call| #implementation::#function(&it, call).await
+        },
+        Kind::ServerStreaming | Kind::BidiStreaming => quote! {
+            async |it, call, mut out| {
+                Finished::new(#implementation::#function(&it, call, &mut out).await, out)
+            }
+        },
+    };
+    let kind = kind.function();
+    quote!(.#kind(&#constant, #handler))
 }

@@ -123,17 +123,32 @@ pub struct Method<Q, R> {
 }
 
 macro_rules! kinds {
-    ($($name:ident $kind:ident),*) => {$(
+    ($($name:ident $prost:ident $kind:ident),*) => {$(
         #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`].")]
         #[must_use]
         pub const fn $name(path: &'static str, request: Codec<Q>, response: Codec<R>) -> Self {
             Self { path: Cow::Borrowed(path), kind: MethodKind::$kind, idempotency: Idempotency::Unknown, request, response }
         }
+
+        #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`] with messages of prost, as generated code has it.")]
+        #[must_use]
+        pub const fn $prost(path: &'static str) -> Self
+        where
+            Q: prost::Message + Default,
+            R: prost::Message + Default,
+        {
+            Self::$name(path, Codec::prost(), Codec::prost())
+        }
     )*};
 }
 
 impl<Q, R> Method<Q, R> {
-    kinds!(unary Unary, server_streaming ServerStreaming, client_streaming ClientStreaming, bidi_streaming BidiStreaming);
+    kinds!(
+        unary prost_unary Unary,
+        server_streaming prost_server_streaming ServerStreaming,
+        client_streaming prost_client_streaming ClientStreaming,
+        bidi_streaming prost_bidi_streaming BidiStreaming
+    );
 
     /// A method whose path is known only at run time, for proxies.
     #[must_use]

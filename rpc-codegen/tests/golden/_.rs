@@ -37,18 +37,18 @@ impl ::rpc_core::prost::Name for Bare {
 /// The methods of `Plain`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod plain_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/Plain/Get`
-    pub const GET: Method<super::Bare, super::bare::Inner> =
-        Method::unary("/Plain/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Bare, super::bare::Inner> = Method::prost_unary(
+        "/Plain/Get",
+    );
     /// The service `Plain`.
     pub trait Plain: Send + Sync + 'static {
         /// Calls `/Plain/Get`.
         fn get(
             &self,
             request: Request<super::Bare>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::bare::Inner>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::bare::Inner>, Status>> + Send;
     }
     /// Serves a [`Plain`].
     #[derive(Clone, Debug)]
@@ -61,17 +61,13 @@ pub mod plain_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Plain>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Plain>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<PlainServer> for ::rpc_core::server::Service {
-        fn from(server: PlainServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(PlainServer);
     /// Calls `Plain`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct PlainClient(Channel);
@@ -94,11 +90,9 @@ pub use plain_service::{Plain, PlainClient, PlainServer};
 /// The methods of `Nothing`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod nothing_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// Without methods.
-    pub trait Nothing: Send + Sync + 'static {
-    }
+    pub trait Nothing: Send + Sync + 'static {}
     /// Serves a [`Nothing`].
     #[derive(Clone, Debug)]
     pub struct NothingServer(::rpc_core::server::Service);
@@ -110,15 +104,12 @@ pub mod nothing_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Nothing>(_service: ::std::sync::Arc<T>) -> Self {
-            Self(::rpc_core::server::Service::new(Self::NAME))
+        pub fn from_arc<T: Nothing>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it);
+            Self(service.into())
         }
     }
-    impl From<NothingServer> for ::rpc_core::server::Service {
-        fn from(server: NothingServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(NothingServer);
     /// Calls `Nothing`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct NothingClient(Channel);

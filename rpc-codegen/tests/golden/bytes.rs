@@ -57,18 +57,18 @@ impl Colour {
 /// The methods of `bytes.Blobs`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod blobs_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/bytes.Blobs/Get`
-    pub const GET: Method<super::Blob, super::Blob> =
-        Method::unary("/bytes.Blobs/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Blob, super::Blob> = Method::prost_unary(
+        "/bytes.Blobs/Get",
+    );
     /// The service `bytes.Blobs`.
     pub trait Blobs: Send + Sync + 'static {
         /// Calls `/bytes.Blobs/Get`.
         fn get(
             &self,
             request: Request<super::Blob>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Blob>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Blob>, Status>> + Send;
     }
     /// Serves a [`Blobs`].
     #[derive(Clone, Debug)]
@@ -81,17 +81,13 @@ pub mod blobs_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Blobs>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Blobs>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<BlobsServer> for ::rpc_core::server::Service {
-        fn from(server: BlobsServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(BlobsServer);
     /// Calls `bytes.Blobs`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct BlobsClient(Channel);

@@ -18,14 +18,15 @@ impl ::rpc_core::prost::Name for Text {
 /// The methods of `client_only.Half`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod half_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/client_only.Half/Get`
-    pub const GET: Method<super::Text, super::Text> =
-        Method::unary("/client_only.Half/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+        "/client_only.Half/Get",
+    );
     /// `/client_only.Half/Chat`
-    pub const CHAT: Method<super::Text, super::Text> =
-        Method::bidi_streaming("/client_only.Half/Chat", Codec::prost(), Codec::prost());
+    pub const CHAT: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+        "/client_only.Half/Chat",
+    );
     /// Calls `client_only.Half`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct HalfClient(Channel);

@@ -101,17 +101,19 @@ impl Kind {
 /// The methods of `comments.Comments`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod comments_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/comments.Comments/Get`
-    pub const GET: Method<super::Text, super::Text> =
-        Method::unary("/comments.Comments/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+        "/comments.Comments/Get",
+    );
     /// `/comments.Comments/Block`
-    pub const BLOCK: Method<super::Text, super::Text> =
-        Method::unary("/comments.Comments/Block", Codec::prost(), Codec::prost());
+    pub const BLOCK: Method<super::Text, super::Text> = Method::prost_unary(
+        "/comments.Comments/Block",
+    );
     /// `/comments.Comments/Blank`
-    pub const BLANK: Method<super::Text, super::Text> =
-        Method::unary("/comments.Comments/Blank", Codec::prost(), Codec::prost());
+    pub const BLANK: Method<super::Text, super::Text> = Method::prost_unary(
+        "/comments.Comments/Blank",
+    );
     /// Service with an \[x\] link, a \<T\> tag, a \[link\](to) and `code<T>[0]`.
     ///
     /// ```text
@@ -143,7 +145,7 @@ pub mod comments_service {
         fn get(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// *
         /// A block:
         ///
@@ -153,12 +155,12 @@ pub mod comments_service {
         fn block(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/comments.Comments/Blank`.
         fn blank(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
     }
     /// Serves a [`Comments`].
     #[derive(Clone, Debug)]
@@ -171,19 +173,15 @@ pub mod comments_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Comments>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await)
-                .unary(&BLOCK, &service, async |it, call| T::block(&it, call).await)
-                .unary(&BLANK, &service, async |it, call| T::blank(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Comments>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await)
+                .unary(&BLOCK, async |it, call| T::block(&it, call).await)
+                .unary(&BLANK, async |it, call| T::blank(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<CommentsServer> for ::rpc_core::server::Service {
-        fn from(server: CommentsServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(CommentsServer);
     /// Calls `comments.Comments`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct CommentsClient(Channel);

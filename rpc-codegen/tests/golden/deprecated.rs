@@ -34,35 +34,37 @@ impl ::rpc_core::prost::Name for Old {
 /// The methods of `deprecated.Half`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod half_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/deprecated.Half/Old`
-    pub const OLD: Method<super::Text, super::Text> =
-        Method::unary("/deprecated.Half/Old", Codec::prost(), Codec::prost());
+    pub const OLD: Method<super::Text, super::Text> = Method::prost_unary(
+        "/deprecated.Half/Old",
+    );
     /// `/deprecated.Half/OldChat`
-    pub const OLD_CHAT: Method<super::Old, super::Old> =
-        Method::bidi_streaming("/deprecated.Half/OldChat", Codec::prost(), Codec::prost());
+    pub const OLD_CHAT: Method<super::Old, super::Old> = Method::prost_bidi_streaming(
+        "/deprecated.Half/OldChat",
+    );
     /// `/deprecated.Half/Current`
-    pub const CURRENT: Method<super::Text, super::Text> =
-        Method::unary("/deprecated.Half/Current", Codec::prost(), Codec::prost());
+    pub const CURRENT: Method<super::Text, super::Text> = Method::prost_unary(
+        "/deprecated.Half/Current",
+    );
     /// Of which one method is deprecated.
     pub trait Half: Send + Sync + 'static {
         /// Calls `/deprecated.Half/Old`.
         fn old(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/deprecated.Half/OldChat`.
         fn old_chat(
             &self,
             request: Request<RecvStream<super::Old>>,
             responses: &mut SendStream<super::Old>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/deprecated.Half/Current`.
         fn current(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
     }
     /// Serves a [`Half`].
     #[derive(Clone, Debug)]
@@ -75,22 +77,20 @@ pub mod half_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Half>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&OLD, &service, async |it, call| T::old(&it, call).await)
-                .bidi_streaming(&OLD_CHAT, &service, async |it, call, mut responses| {
-                    let result = T::old_chat(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .unary(&CURRENT, &service, async |it, call| T::current(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Half>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&OLD, async |it, call| T::old(&it, call).await)
+                .bidi_streaming(
+                    &OLD_CHAT,
+                    async |it, call, mut out| {
+                        Finished::new(T::old_chat(&it, call, &mut out).await, out)
+                    },
+                )
+                .unary(&CURRENT, async |it, call| T::current(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<HalfServer> for ::rpc_core::server::Service {
-        fn from(server: HalfServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(HalfServer);
     /// Calls `deprecated.Half`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct HalfClient(Channel);
@@ -129,18 +129,18 @@ pub use half_service::{Half, HalfClient, HalfServer};
 /// The methods of `deprecated.Gone`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod gone_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/deprecated.Gone/Get`
-    pub const GET: Method<super::Text, super::Text> =
-        Method::unary("/deprecated.Gone/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+        "/deprecated.Gone/Get",
+    );
     /// All of it is deprecated.
     pub trait Gone: Send + Sync + 'static {
         /// Calls `/deprecated.Gone/Get`.
         fn get(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
     }
     /// Serves a [`Gone`].
     #[derive(Clone, Debug)]
@@ -153,17 +153,13 @@ pub mod gone_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Gone>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Gone>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<GoneServer> for ::rpc_core::server::Service {
-        fn from(server: GoneServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(GoneServer);
     /// Calls `deprecated.Gone`; cheap to clone.
     #[deprecated]
     #[derive(Clone, Debug)]

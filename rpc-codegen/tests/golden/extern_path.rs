@@ -22,27 +22,31 @@ impl ::rpc_core::prost::Name for Holder {
 /// The methods of `extern_path.Extern`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod extern_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/extern_path.Extern/Get`
-    pub const GET: Method<crate::generated::imports::common::Id, crate::generated::Mine> =
-        Method::unary("/extern_path.Extern/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<
+        crate::generated::imports::common::Id,
+        crate::generated::Mine,
+    > = Method::prost_unary("/extern_path.Extern/Get");
     /// `/extern_path.Extern/Chat`
-    pub const CHAT: Method<::rpc_core::prost_types::Any, super::Holder> =
-        Method::bidi_streaming("/extern_path.Extern/Chat", Codec::prost(), Codec::prost());
+    pub const CHAT: Method<::rpc_core::prost_types::Any, super::Holder> = Method::prost_bidi_streaming(
+        "/extern_path.Extern/Chat",
+    );
     /// The service `extern_path.Extern`.
     pub trait Extern: Send + Sync + 'static {
         /// Calls `/extern_path.Extern/Get`.
         fn get(
             &self,
             request: Request<crate::generated::imports::common::Id>,
-        ) -> impl ::std::future::Future<Output = Result<Response<crate::generated::Mine>, Status>> + Send;
+        ) -> impl Future<
+            Output = Result<Response<crate::generated::Mine>, Status>,
+        > + Send;
         /// Calls `/extern_path.Extern/Chat`.
         fn chat(
             &self,
             request: Request<RecvStream<::rpc_core::prost_types::Any>>,
             responses: &mut SendStream<super::Holder>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Extern`].
     #[derive(Clone, Debug)]
@@ -55,21 +59,19 @@ pub mod extern_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Extern>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await)
-                .bidi_streaming(&CHAT, &service, async |it, call, mut responses| {
-                    let result = T::chat(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: Extern>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await)
+                .bidi_streaming(
+                    &CHAT,
+                    async |it, call, mut out| {
+                        Finished::new(T::chat(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<ExternServer> for ::rpc_core::server::Service {
-        fn from(server: ExternServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(ExternServer);
     /// Calls `extern_path.Extern`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ExternClient(Channel);

@@ -18,54 +18,58 @@ impl ::rpc_core::prost::Name for Text {
 /// The methods of `idempotency.Levels`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod levels_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/idempotency.Levels/Read`
-    pub const READ: Method<super::Text, super::Text> =
-        Method::unary("/idempotency.Levels/Read", Codec::prost(), Codec::prost()).no_side_effects();
+    pub const READ: Method<super::Text, super::Text> = Method::prost_unary(
+            "/idempotency.Levels/Read",
+        )
+        .no_side_effects();
     /// `/idempotency.Levels/Put`
-    pub const PUT: Method<super::Text, super::Text> =
-        Method::unary("/idempotency.Levels/Put", Codec::prost(), Codec::prost()).idempotent();
+    pub const PUT: Method<super::Text, super::Text> = Method::prost_unary(
+            "/idempotency.Levels/Put",
+        )
+        .idempotent();
     /// `/idempotency.Levels/Unknown`
-    pub const UNKNOWN: Method<super::Text, super::Text> =
-        Method::unary("/idempotency.Levels/Unknown", Codec::prost(), Codec::prost());
+    pub const UNKNOWN: Method<super::Text, super::Text> = Method::prost_unary(
+        "/idempotency.Levels/Unknown",
+    );
     /// `/idempotency.Levels/Unsaid`
-    pub const UNSAID: Method<super::Text, super::Text> =
-        Method::unary("/idempotency.Levels/Unsaid", Codec::prost(), Codec::prost());
+    pub const UNSAID: Method<super::Text, super::Text> = Method::prost_unary(
+        "/idempotency.Levels/Unsaid",
+    );
     /// `/idempotency.Levels/List`
-    pub const LIST: Method<super::Text, super::Text> = Method::server_streaming(
-        "/idempotency.Levels/List",
-        Codec::prost(),
-        Codec::prost(),
-    ).no_side_effects();
+    pub const LIST: Method<super::Text, super::Text> = Method::prost_server_streaming(
+            "/idempotency.Levels/List",
+        )
+        .no_side_effects();
     /// The service `idempotency.Levels`.
     pub trait Levels: Send + Sync + 'static {
         /// Calls `/idempotency.Levels/Read`.
         fn read(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/idempotency.Levels/Put`.
         fn put(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/idempotency.Levels/Unknown`.
         fn unknown(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/idempotency.Levels/Unsaid`.
         fn unsaid(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/idempotency.Levels/List`.
         fn list(
             &self,
             request: Request<super::Text>,
             responses: &mut SendStream<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Levels`].
     #[derive(Clone, Debug)]
@@ -78,24 +82,22 @@ pub mod levels_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Levels>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&READ, &service, async |it, call| T::read(&it, call).await)
-                .unary(&PUT, &service, async |it, call| T::put(&it, call).await)
-                .unary(&UNKNOWN, &service, async |it, call| T::unknown(&it, call).await)
-                .unary(&UNSAID, &service, async |it, call| T::unsaid(&it, call).await)
-                .server_streaming(&LIST, &service, async |it, call, mut responses| {
-                    let result = T::list(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: Levels>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&READ, async |it, call| T::read(&it, call).await)
+                .unary(&PUT, async |it, call| T::put(&it, call).await)
+                .unary(&UNKNOWN, async |it, call| T::unknown(&it, call).await)
+                .unary(&UNSAID, async |it, call| T::unsaid(&it, call).await)
+                .server_streaming(
+                    &LIST,
+                    async |it, call, mut out| {
+                        Finished::new(T::list(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<LevelsServer> for ::rpc_core::server::Service {
-        fn from(server: LevelsServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(LevelsServer);
     /// Calls `idempotency.Levels`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LevelsClient(Channel);
@@ -133,7 +135,10 @@ pub mod levels_service {
             self.0.unary(&UNSAID, request.into_request()).await
         }
         /// Calls `/idempotency.Levels/List`.
-        pub fn list(&self, request: impl IntoRequest<super::Text>) -> RecvStream<super::Text> {
+        pub fn list(
+            &self,
+            request: impl IntoRequest<super::Text>,
+        ) -> RecvStream<super::Text> {
             self.0.server_streaming(&LIST, request.into_request())
         }
     }

@@ -34,18 +34,18 @@ impl ::rpc_core::prost::Name for Hole {
 /// The methods of `imports.store.deep.down.Store`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod store_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/imports.store.deep.down.Store/Get`
-    pub const GET: Method<super::super::super::super::common::Id, super::Hole> =
-        Method::unary("/imports.store.deep.down.Store/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::super::super::super::common::Id, super::Hole> = Method::prost_unary(
+        "/imports.store.deep.down.Store/Get",
+    );
     /// Of the same name as the service further out.
     pub trait Store: Send + Sync + 'static {
         /// Calls `/imports.store.deep.down.Store/Get`.
         fn get(
             &self,
             request: Request<super::super::super::super::common::Id>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Hole>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Hole>, Status>> + Send;
     }
     /// Serves a [`Store`].
     #[derive(Clone, Debug)]
@@ -58,17 +58,13 @@ pub mod store_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Store>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Store>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<StoreServer> for ::rpc_core::server::Service {
-        fn from(server: StoreServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(StoreServer);
     /// Calls `imports.store.deep.down.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreClient(Channel);

@@ -18,27 +18,28 @@ impl ::rpc_core::prost::Name for Item {
 /// The methods of `imports.store.Store`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod store_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/imports.store.Store/Get`
-    pub const GET: Method<super::super::common::Id, super::Item> =
-        Method::unary("/imports.store.Store/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::super::common::Id, super::Item> = Method::prost_unary(
+        "/imports.store.Store/Get",
+    );
     /// `/imports.store.Store/Dig`
-    pub const DIG: Method<super::deep::down::Hole, super::deep::down::hole::Stone> =
-        Method::server_streaming("/imports.store.Store/Dig", Codec::prost(), Codec::prost());
+    pub const DIG: Method<super::deep::down::Hole, super::deep::down::hole::Stone> = Method::prost_server_streaming(
+        "/imports.store.Store/Dig",
+    );
     /// The service `imports.store.Store`.
     pub trait Store: Send + Sync + 'static {
         /// Calls `/imports.store.Store/Get`.
         fn get(
             &self,
             request: Request<super::super::common::Id>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Item>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Item>, Status>> + Send;
         /// Calls `/imports.store.Store/Dig`.
         fn dig(
             &self,
             request: Request<super::deep::down::Hole>,
             responses: &mut SendStream<super::deep::down::hole::Stone>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Store`].
     #[derive(Clone, Debug)]
@@ -51,21 +52,19 @@ pub mod store_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Store>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await)
-                .server_streaming(&DIG, &service, async |it, call, mut responses| {
-                    let result = T::dig(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: Store>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await)
+                .server_streaming(
+                    &DIG,
+                    async |it, call, mut out| {
+                        Finished::new(T::dig(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<StoreServer> for ::rpc_core::server::Service {
-        fn from(server: StoreServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(StoreServer);
     /// Calls `imports.store.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreClient(Channel);

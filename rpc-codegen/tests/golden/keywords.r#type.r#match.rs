@@ -110,149 +110,155 @@ impl Enum {
 /// The methods of `keywords.type.match.service`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod service_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/keywords.type.match.service/type`
-    pub const TYPE: Method<super::Type, super::Type> =
-        Method::unary("/keywords.type.match.service/type", Codec::prost(), Codec::prost());
+    pub const TYPE: Method<super::Type, super::Type> = Method::prost_unary(
+        "/keywords.type.match.service/type",
+    );
     /// `/keywords.type.match.service/match`
-    pub const MATCH: Method<super::Type, super::Type> = Method::server_streaming(
+    pub const MATCH: Method<super::Type, super::Type> = Method::prost_server_streaming(
         "/keywords.type.match.service/match",
-        Codec::prost(),
-        Codec::prost(),
     );
     /// `/keywords.type.match.service/self`
-    pub const SELF_: Method<super::Self_, super::Self_> = Method::client_streaming(
+    pub const SELF_: Method<super::Self_, super::Self_> = Method::prost_client_streaming(
         "/keywords.type.match.service/self",
-        Codec::prost(),
-        Codec::prost(),
     );
     /// `/keywords.type.match.service/super`
-    pub const SUPER_: Method<super::Self_, super::Self_> = Method::bidi_streaming(
+    pub const SUPER_: Method<super::Self_, super::Self_> = Method::prost_bidi_streaming(
         "/keywords.type.match.service/super",
-        Codec::prost(),
-        Codec::prost(),
     );
     /// `/keywords.type.match.service/crate`
-    pub const CRATE_: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/crate", Codec::prost(), Codec::prost());
+    pub const CRATE_: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/crate",
+    );
     /// `/keywords.type.match.service/extern`
-    pub const EXTERN_: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/extern", Codec::prost(), Codec::prost());
+    pub const EXTERN_: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/extern",
+    );
     /// `/keywords.type.match.service/async`
-    pub const ASYNC: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/async", Codec::prost(), Codec::prost());
+    pub const ASYNC: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/async",
+    );
     /// `/keywords.type.match.service/await`
-    pub const AWAIT: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/await", Codec::prost(), Codec::prost());
+    pub const AWAIT: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/await",
+    );
     /// `/keywords.type.match.service/gen`
-    pub const GEN: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/gen", Codec::prost(), Codec::prost());
+    pub const GEN: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/gen",
+    );
     /// `/keywords.type.match.service/try`
-    pub const TRY: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/try", Codec::prost(), Codec::prost());
+    pub const TRY: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/try",
+    );
     /// `/keywords.type.match.service/dyn`
-    pub const DYN: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/dyn", Codec::prost(), Codec::prost());
+    pub const DYN: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/dyn",
+    );
     /// `/keywords.type.match.service/union`
-    pub const UNION: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/union", Codec::prost(), Codec::prost());
+    pub const UNION: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/union",
+    );
     /// `/keywords.type.match.service/service`
-    pub const SERVICE: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/service", Codec::prost(), Codec::prost());
+    pub const SERVICE: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/service",
+    );
     /// `/keywords.type.match.service/message`
-    pub const MESSAGE: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/message", Codec::prost(), Codec::prost());
+    pub const MESSAGE: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/message",
+    );
     /// `/keywords.type.match.service/rpc`
-    pub const RPC: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/rpc", Codec::prost(), Codec::prost());
+    pub const RPC: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/rpc",
+    );
     /// `/keywords.type.match.service/Self`
-    pub const SELF__: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.service/Self", Codec::prost(), Codec::prost());
+    pub const SELF__: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.service/Self",
+    );
     /// The service `keywords.type.match.service`.
     pub trait Service: Send + Sync + 'static {
         /// Calls `/keywords.type.match.service/type`.
         fn r#type(
             &self,
             request: Request<super::Type>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Type>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Type>, Status>> + Send;
         /// Calls `/keywords.type.match.service/match`.
         fn r#match(
             &self,
             request: Request<super::Type>,
             responses: &mut SendStream<super::Type>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/keywords.type.match.service/self`.
         fn self_(
             &self,
             request: Request<RecvStream<super::Self_>>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Self_>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Self_>, Status>> + Send;
         /// Calls `/keywords.type.match.service/super`.
         fn super_(
             &self,
             request: Request<RecvStream<super::Self_>>,
             responses: &mut SendStream<super::Self_>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/keywords.type.match.service/crate`.
         fn crate_(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/extern`.
         fn extern_(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/async`.
         fn r#async(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/await`.
         fn r#await(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/gen`.
         fn r#gen(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/try`.
         fn r#try(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/dyn`.
         fn r#dyn(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/union`.
         fn union(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/service`.
         fn service(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/message`.
         fn message(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/rpc`.
         fn rpc(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
         /// Calls `/keywords.type.match.service/Self`.
         fn self__(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
     }
     /// Serves a [`Service`].
     #[derive(Clone, Debug)]
@@ -265,38 +271,38 @@ pub mod service_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Service>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&TYPE, &service, async |it, call| T::r#type(&it, call).await)
-                .server_streaming(&MATCH, &service, async |it, call, mut responses| {
-                    let result = T::r#match(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .client_streaming(&SELF_, &service, async |it, call| T::self_(&it, call).await)
-                .bidi_streaming(&SUPER_, &service, async |it, call, mut responses| {
-                    let result = T::super_(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .unary(&CRATE_, &service, async |it, call| T::crate_(&it, call).await)
-                .unary(&EXTERN_, &service, async |it, call| T::extern_(&it, call).await)
-                .unary(&ASYNC, &service, async |it, call| T::r#async(&it, call).await)
-                .unary(&AWAIT, &service, async |it, call| T::r#await(&it, call).await)
-                .unary(&GEN, &service, async |it, call| T::r#gen(&it, call).await)
-                .unary(&TRY, &service, async |it, call| T::r#try(&it, call).await)
-                .unary(&DYN, &service, async |it, call| T::r#dyn(&it, call).await)
-                .unary(&UNION, &service, async |it, call| T::union(&it, call).await)
-                .unary(&SERVICE, &service, async |it, call| T::service(&it, call).await)
-                .unary(&MESSAGE, &service, async |it, call| T::message(&it, call).await)
-                .unary(&RPC, &service, async |it, call| T::rpc(&it, call).await)
-                .unary(&SELF__, &service, async |it, call| T::self__(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Service>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&TYPE, async |it, call| T::r#type(&it, call).await)
+                .server_streaming(
+                    &MATCH,
+                    async |it, call, mut out| {
+                        Finished::new(T::r#match(&it, call, &mut out).await, out)
+                    },
+                )
+                .client_streaming(&SELF_, async |it, call| T::self_(&it, call).await)
+                .bidi_streaming(
+                    &SUPER_,
+                    async |it, call, mut out| {
+                        Finished::new(T::super_(&it, call, &mut out).await, out)
+                    },
+                )
+                .unary(&CRATE_, async |it, call| T::crate_(&it, call).await)
+                .unary(&EXTERN_, async |it, call| T::extern_(&it, call).await)
+                .unary(&ASYNC, async |it, call| T::r#async(&it, call).await)
+                .unary(&AWAIT, async |it, call| T::r#await(&it, call).await)
+                .unary(&GEN, async |it, call| T::r#gen(&it, call).await)
+                .unary(&TRY, async |it, call| T::r#try(&it, call).await)
+                .unary(&DYN, async |it, call| T::r#dyn(&it, call).await)
+                .unary(&UNION, async |it, call| T::union(&it, call).await)
+                .unary(&SERVICE, async |it, call| T::service(&it, call).await)
+                .unary(&MESSAGE, async |it, call| T::message(&it, call).await)
+                .unary(&RPC, async |it, call| T::rpc(&it, call).await)
+                .unary(&SELF__, async |it, call| T::self__(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<ServiceServer> for ::rpc_core::server::Service {
-        fn from(server: ServiceServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(ServiceServer);
     /// Calls `keywords.type.match.service`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ServiceClient(Channel);
@@ -313,7 +319,10 @@ pub mod service_service {
             self.0.unary(&TYPE, request.into_request()).await
         }
         /// Calls `/keywords.type.match.service/match`.
-        pub fn r#match(&self, request: impl IntoRequest<super::Type>) -> RecvStream<super::Type> {
+        pub fn r#match(
+            &self,
+            request: impl IntoRequest<super::Type>,
+        ) -> RecvStream<super::Type> {
             self.0.server_streaming(&MATCH, request.into_request())
         }
         /// Calls `/keywords.type.match.service/self`.
@@ -421,18 +430,18 @@ pub use service_service::{Service, ServiceClient, ServiceServer};
 /// The methods of `keywords.type.match.trait`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod trait_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/keywords.type.match.trait/impl`
-    pub const IMPL: Method<super::Message, super::Message> =
-        Method::unary("/keywords.type.match.trait/impl", Codec::prost(), Codec::prost());
+    pub const IMPL: Method<super::Message, super::Message> = Method::prost_unary(
+        "/keywords.type.match.trait/impl",
+    );
     /// The service `keywords.type.match.trait`.
     pub trait Trait: Send + Sync + 'static {
         /// Calls `/keywords.type.match.trait/impl`.
         fn r#impl(
             &self,
             request: Request<super::Message>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Message>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Message>, Status>> + Send;
     }
     /// Serves a [`Trait`].
     #[derive(Clone, Debug)]
@@ -445,17 +454,13 @@ pub mod trait_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Trait>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&IMPL, &service, async |it, call| T::r#impl(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Trait>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&IMPL, async |it, call| T::r#impl(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<TraitServer> for ::rpc_core::server::Service {
-        fn from(server: TraitServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(TraitServer);
     /// Calls `keywords.type.match.trait`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TraitClient(Channel);

@@ -18,133 +18,147 @@ impl ::rpc_core::prost::Name for Text {
 /// The methods of `methods.Methods`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod methods_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/methods.Methods/New`
-    pub const NEW_: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/New", Codec::prost(), Codec::prost());
+    pub const NEW_: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/New",
+    );
     /// `/methods.Methods/Connect`
-    pub const CONNECT: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Connect", Codec::prost(), Codec::prost());
+    pub const CONNECT: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Connect",
+    );
     /// `/methods.Methods/FromArc`
-    pub const FROM_ARC: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/FromArc", Codec::prost(), Codec::prost());
+    pub const FROM_ARC: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/FromArc",
+    );
     /// `/methods.Methods/Clone`
-    pub const CLONE: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Clone", Codec::prost(), Codec::prost());
+    pub const CLONE: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Clone",
+    );
     /// `/methods.Methods/AsRef`
-    pub const AS_REF: Method<super::Text, super::Text> =
-        Method::bidi_streaming("/methods.Methods/AsRef", Codec::prost(), Codec::prost());
+    pub const AS_REF: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+        "/methods.Methods/AsRef",
+    );
     /// `/methods.Methods/Into`
-    pub const INTO_: Method<super::Text, super::Text> =
-        Method::server_streaming("/methods.Methods/Into", Codec::prost(), Codec::prost());
+    pub const INTO_: Method<super::Text, super::Text> = Method::prost_server_streaming(
+        "/methods.Methods/Into",
+    );
     /// `/methods.Methods/Drop`
-    pub const DROP: Method<super::Text, super::Text> =
-        Method::client_streaming("/methods.Methods/Drop", Codec::prost(), Codec::prost());
+    pub const DROP: Method<super::Text, super::Text> = Method::prost_client_streaming(
+        "/methods.Methods/Drop",
+    );
     /// `/methods.Methods/ToOwned`
-    pub const TO_OWNED: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/ToOwned", Codec::prost(), Codec::prost());
+    pub const TO_OWNED: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/ToOwned",
+    );
     /// `/methods.Methods/Default`
-    pub const DEFAULT: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Default", Codec::prost(), Codec::prost());
+    pub const DEFAULT: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Default",
+    );
     /// `/methods.Methods/Request`
-    pub const REQUEST: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Request", Codec::prost(), Codec::prost());
+    pub const REQUEST: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Request",
+    );
     /// `/methods.Methods/Responses`
-    pub const RESPONSES: Method<super::Text, super::Text> =
-        Method::server_streaming("/methods.Methods/Responses", Codec::prost(), Codec::prost());
+    pub const RESPONSES: Method<super::Text, super::Text> = Method::prost_server_streaming(
+        "/methods.Methods/Responses",
+    );
     /// `/methods.Methods/Service`
-    pub const SERVICE: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Service", Codec::prost(), Codec::prost());
+    pub const SERVICE: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Service",
+    );
     /// `/methods.Methods/Name`
-    pub const NAME: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Name", Codec::prost(), Codec::prost());
+    pub const NAME: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Name",
+    );
     /// `/methods.Methods/Fmt`
-    pub const FMT: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/Fmt", Codec::prost(), Codec::prost());
+    pub const FMT: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/Fmt",
+    );
     /// `/methods.Methods/TypeId`
-    pub const TYPE_ID: Method<super::Text, super::Text> =
-        Method::unary("/methods.Methods/TypeId", Codec::prost(), Codec::prost());
+    pub const TYPE_ID: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Methods/TypeId",
+    );
     /// The service `methods.Methods`.
     pub trait Methods: Send + Sync + 'static {
         /// Calls `/methods.Methods/New`.
         fn new_(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Connect`.
         fn connect(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/FromArc`.
         fn from_arc(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Clone`.
         fn clone(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/AsRef`.
         fn as_ref(
             &self,
             request: Request<RecvStream<super::Text>>,
             responses: &mut SendStream<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/methods.Methods/Into`.
         fn into_(
             &self,
             request: Request<super::Text>,
             responses: &mut SendStream<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/methods.Methods/Drop`.
         fn drop(
             &self,
             request: Request<RecvStream<super::Text>>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/ToOwned`.
         fn to_owned(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Default`.
         fn default(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Request`.
         fn request(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Responses`.
         fn responses(
             &self,
             request: Request<super::Text>,
             responses: &mut SendStream<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/methods.Methods/Service`.
         fn service(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Name`.
         fn name(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/Fmt`.
         fn fmt(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Methods/TypeId`.
         fn type_id(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
     }
     /// Serves a [`Methods`].
     #[derive(Clone, Debug)]
@@ -157,40 +171,42 @@ pub mod methods_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Methods>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&NEW_, &service, async |it, call| T::new_(&it, call).await)
-                .unary(&CONNECT, &service, async |it, call| T::connect(&it, call).await)
-                .unary(&FROM_ARC, &service, async |it, call| T::from_arc(&it, call).await)
-                .unary(&CLONE, &service, async |it, call| T::clone(&it, call).await)
-                .bidi_streaming(&AS_REF, &service, async |it, call, mut responses| {
-                    let result = T::as_ref(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .server_streaming(&INTO_, &service, async |it, call, mut responses| {
-                    let result = T::into_(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .client_streaming(&DROP, &service, async |it, call| T::drop(&it, call).await)
-                .unary(&TO_OWNED, &service, async |it, call| T::to_owned(&it, call).await)
-                .unary(&DEFAULT, &service, async |it, call| T::default(&it, call).await)
-                .unary(&REQUEST, &service, async |it, call| T::request(&it, call).await)
-                .server_streaming(&RESPONSES, &service, async |it, call, mut responses| {
-                    let result = T::responses(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .unary(&SERVICE, &service, async |it, call| T::service(&it, call).await)
-                .unary(&NAME, &service, async |it, call| T::name(&it, call).await)
-                .unary(&FMT, &service, async |it, call| T::fmt(&it, call).await)
-                .unary(&TYPE_ID, &service, async |it, call| T::type_id(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Methods>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&NEW_, async |it, call| T::new_(&it, call).await)
+                .unary(&CONNECT, async |it, call| T::connect(&it, call).await)
+                .unary(&FROM_ARC, async |it, call| T::from_arc(&it, call).await)
+                .unary(&CLONE, async |it, call| T::clone(&it, call).await)
+                .bidi_streaming(
+                    &AS_REF,
+                    async |it, call, mut out| {
+                        Finished::new(T::as_ref(&it, call, &mut out).await, out)
+                    },
+                )
+                .server_streaming(
+                    &INTO_,
+                    async |it, call, mut out| {
+                        Finished::new(T::into_(&it, call, &mut out).await, out)
+                    },
+                )
+                .client_streaming(&DROP, async |it, call| T::drop(&it, call).await)
+                .unary(&TO_OWNED, async |it, call| T::to_owned(&it, call).await)
+                .unary(&DEFAULT, async |it, call| T::default(&it, call).await)
+                .unary(&REQUEST, async |it, call| T::request(&it, call).await)
+                .server_streaming(
+                    &RESPONSES,
+                    async |it, call, mut out| {
+                        Finished::new(T::responses(&it, call, &mut out).await, out)
+                    },
+                )
+                .unary(&SERVICE, async |it, call| T::service(&it, call).await)
+                .unary(&NAME, async |it, call| T::name(&it, call).await)
+                .unary(&FMT, async |it, call| T::fmt(&it, call).await)
+                .unary(&TYPE_ID, async |it, call| T::type_id(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<MethodsServer> for ::rpc_core::server::Service {
-        fn from(server: MethodsServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(MethodsServer);
     /// Calls `methods.Methods`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct MethodsClient(Channel);
@@ -235,7 +251,10 @@ pub mod methods_service {
             self.0.bidi_streaming(&AS_REF, request.into_request())
         }
         /// Calls `/methods.Methods/Into`.
-        pub fn into_(&self, request: impl IntoRequest<super::Text>) -> RecvStream<super::Text> {
+        pub fn into_(
+            &self,
+            request: impl IntoRequest<super::Text>,
+        ) -> RecvStream<super::Text> {
             self.0.server_streaming(&INTO_, request.into_request())
         }
         /// Calls `/methods.Methods/Drop`.
@@ -267,7 +286,10 @@ pub mod methods_service {
             self.0.unary(&REQUEST, request.into_request()).await
         }
         /// Calls `/methods.Methods/Responses`.
-        pub fn responses(&self, request: impl IntoRequest<super::Text>) -> RecvStream<super::Text> {
+        pub fn responses(
+            &self,
+            request: impl IntoRequest<super::Text>,
+        ) -> RecvStream<super::Text> {
             self.0.server_streaming(&RESPONSES, request.into_request())
         }
         /// Calls `/methods.Methods/Service`.
@@ -305,74 +327,81 @@ pub use methods_service::{Methods, MethodsClient, MethodsServer};
 /// The methods of `methods.Alike`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod alike_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/methods.Alike/GetIt`
-    pub const GET_IT: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/GetIt", Codec::prost(), Codec::prost());
+    pub const GET_IT: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/GetIt",
+    );
     /// `/methods.Alike/getIt`
-    pub const GET_IT_: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/getIt", Codec::prost(), Codec::prost());
+    pub const GET_IT_: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/getIt",
+    );
     /// `/methods.Alike/get_it`
-    pub const GET_IT__: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/get_it", Codec::prost(), Codec::prost());
+    pub const GET_IT__: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/get_it",
+    );
     /// `/methods.Alike/GetHTTPPage`
-    pub const GET_HTTP_PAGE: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/GetHTTPPage", Codec::prost(), Codec::prost());
+    pub const GET_HTTP_PAGE: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/GetHTTPPage",
+    );
     /// `/methods.Alike/GetHttpPage`
-    pub const GET_HTTP_PAGE_: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/GetHttpPage", Codec::prost(), Codec::prost());
+    pub const GET_HTTP_PAGE_: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/GetHttpPage",
+    );
     /// `/methods.Alike/new`
-    pub const NEW_: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/new", Codec::prost(), Codec::prost());
+    pub const NEW_: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/new",
+    );
     /// `/methods.Alike/new_`
-    pub const NEW__: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/new_", Codec::prost(), Codec::prost());
+    pub const NEW__: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/new_",
+    );
     /// `/methods.Alike/v1`
-    pub const V1: Method<super::Text, super::Text> =
-        Method::unary("/methods.Alike/v1", Codec::prost(), Codec::prost());
+    pub const V1: Method<super::Text, super::Text> = Method::prost_unary(
+        "/methods.Alike/v1",
+    );
     /// Methods whose names differ for protobuf and not for Rust.
     pub trait Alike: Send + Sync + 'static {
         /// Calls `/methods.Alike/GetIt`.
         fn get_it(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/getIt`.
         fn get_it_(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/get_it`.
         fn get_it__(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/GetHTTPPage`.
         fn get_http_page(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/GetHttpPage`.
         fn get_http_page_(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/new`.
         fn new_(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/new_`.
         fn new__(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/methods.Alike/v1`.
         fn v1(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
     }
     /// Serves a [`Alike`].
     #[derive(Clone, Debug)]
@@ -385,26 +414,26 @@ pub mod alike_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Alike>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET_IT, &service, async |it, call| T::get_it(&it, call).await)
-                .unary(&GET_IT_, &service, async |it, call| T::get_it_(&it, call).await)
-                .unary(&GET_IT__, &service, async |it, call| T::get_it__(&it, call).await)
-                .unary(&GET_HTTP_PAGE, &service, async |it, call| T::get_http_page(&it, call).await)
-                .unary(&GET_HTTP_PAGE_, &service, async |it, call| {
-                    T::get_http_page_(&it, call).await
-                })
-                .unary(&NEW_, &service, async |it, call| T::new_(&it, call).await)
-                .unary(&NEW__, &service, async |it, call| T::new__(&it, call).await)
-                .unary(&V1, &service, async |it, call| T::v1(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Alike>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET_IT, async |it, call| T::get_it(&it, call).await)
+                .unary(&GET_IT_, async |it, call| T::get_it_(&it, call).await)
+                .unary(&GET_IT__, async |it, call| T::get_it__(&it, call).await)
+                .unary(
+                    &GET_HTTP_PAGE,
+                    async |it, call| T::get_http_page(&it, call).await,
+                )
+                .unary(
+                    &GET_HTTP_PAGE_,
+                    async |it, call| T::get_http_page_(&it, call).await,
+                )
+                .unary(&NEW_, async |it, call| T::new_(&it, call).await)
+                .unary(&NEW__, async |it, call| T::new__(&it, call).await)
+                .unary(&V1, async |it, call| T::v1(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<AlikeServer> for ::rpc_core::server::Service {
-        fn from(server: AlikeServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(AlikeServer);
     /// Calls `methods.Alike`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct AlikeClient(Channel);

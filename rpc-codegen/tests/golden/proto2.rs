@@ -43,18 +43,18 @@ impl ::rpc_core::prost::Name for Old {
 /// The methods of `proto2.Two`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod two_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/proto2.Two/Get`
-    pub const GET: Method<super::Old, super::Old> =
-        Method::unary("/proto2.Two/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Old, super::Old> = Method::prost_unary(
+        "/proto2.Two/Get",
+    );
     /// The service `proto2.Two`.
     pub trait Two: Send + Sync + 'static {
         /// Calls `/proto2.Two/Get`.
         fn get(
             &self,
             request: Request<super::Old>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Old>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Old>, Status>> + Send;
     }
     /// Serves a [`Two`].
     #[derive(Clone, Debug)]
@@ -67,17 +67,13 @@ pub mod two_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Two>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Two>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<TwoServer> for ::rpc_core::server::Service {
-        fn from(server: TwoServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(TwoServer);
     /// Calls `proto2.Two`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TwoClient(Channel);

@@ -93,26 +93,23 @@ impl ::rpc_core::prost::Name for RouteSummary {
 /// The methods of `route_guide.RouteGuide`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod route_guide_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/route_guide.RouteGuide/GetFeature`
-    pub const GET_FEATURE: Method<super::Point, super::Feature> =
-        Method::unary("/route_guide.RouteGuide/GetFeature", Codec::prost(), Codec::prost());
+    pub const GET_FEATURE: Method<super::Point, super::Feature> = Method::prost_unary(
+        "/route_guide.RouteGuide/GetFeature",
+    );
     /// `/route_guide.RouteGuide/ListFeatures`
-    pub const LIST_FEATURES: Method<super::Rectangle, super::Feature> = Method::server_streaming(
+    pub const LIST_FEATURES: Method<super::Rectangle, super::Feature> = Method::prost_server_streaming(
         "/route_guide.RouteGuide/ListFeatures",
-        Codec::prost(),
-        Codec::prost(),
     );
     /// `/route_guide.RouteGuide/RecordRoute`
-    pub const RECORD_ROUTE: Method<super::Point, super::RouteSummary> = Method::client_streaming(
+    pub const RECORD_ROUTE: Method<super::Point, super::RouteSummary> = Method::prost_client_streaming(
         "/route_guide.RouteGuide/RecordRoute",
-        Codec::prost(),
-        Codec::prost(),
     );
     /// `/route_guide.RouteGuide/RouteChat`
-    pub const ROUTE_CHAT: Method<super::RouteNote, super::RouteNote> =
-        Method::bidi_streaming("/route_guide.RouteGuide/RouteChat", Codec::prost(), Codec::prost());
+    pub const ROUTE_CHAT: Method<super::RouteNote, super::RouteNote> = Method::prost_bidi_streaming(
+        "/route_guide.RouteGuide/RouteChat",
+    );
     /// Answers questions about a route.
     ///
     /// Second paragraph.
@@ -123,25 +120,25 @@ pub mod route_guide_service {
         fn get_feature(
             &self,
             request: Request<super::Point>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Feature>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Feature>, Status>> + Send;
         /// Obtains the features within a rectangle.
         fn list_features(
             &self,
             request: Request<super::Rectangle>,
             responses: &mut SendStream<super::Feature>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Accepts the points of a route,
         /// and sums them up.
         fn record_route(
             &self,
             request: Request<RecvStream<super::Point>>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::RouteSummary>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::RouteSummary>, Status>> + Send;
         /// Notes in both directions.
         fn route_chat(
             &self,
             request: Request<RecvStream<super::RouteNote>>,
             responses: &mut SendStream<super::RouteNote>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`RouteGuide`].
     #[derive(Clone, Debug)]
@@ -154,28 +151,29 @@ pub mod route_guide_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: RouteGuide>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET_FEATURE, &service, async |it, call| T::get_feature(&it, call).await)
-                .server_streaming(&LIST_FEATURES, &service, async |it, call, mut responses| {
-                    let result = T::list_features(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .client_streaming(&RECORD_ROUTE, &service, async |it, call| {
-                    T::record_route(&it, call).await
-                })
-                .bidi_streaming(&ROUTE_CHAT, &service, async |it, call, mut responses| {
-                    let result = T::route_chat(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: RouteGuide>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET_FEATURE, async |it, call| T::get_feature(&it, call).await)
+                .server_streaming(
+                    &LIST_FEATURES,
+                    async |it, call, mut out| {
+                        Finished::new(T::list_features(&it, call, &mut out).await, out)
+                    },
+                )
+                .client_streaming(
+                    &RECORD_ROUTE,
+                    async |it, call| T::record_route(&it, call).await,
+                )
+                .bidi_streaming(
+                    &ROUTE_CHAT,
+                    async |it, call, mut out| {
+                        Finished::new(T::route_chat(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<RouteGuideServer> for ::rpc_core::server::Service {
-        fn from(server: RouteGuideServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(RouteGuideServer);
     /// Calls `route_guide.RouteGuide`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct RouteGuideClient(Channel);

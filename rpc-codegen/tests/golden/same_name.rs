@@ -299,18 +299,18 @@ impl ::rpc_core::prost::Name for Some {
 /// The methods of `same_name.Echo`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod echo_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Echo/Echo`
-    pub const ECHO: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Echo/Echo", Codec::prost(), Codec::prost());
+    pub const ECHO: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Echo/Echo",
+    );
     /// The service `same_name.Echo`.
     pub trait EchoService: Send + Sync + 'static {
         /// Calls `/same_name.Echo/Echo`.
         fn echo(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`EchoService`].
     #[derive(Clone, Debug)]
@@ -323,17 +323,13 @@ pub mod echo_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: EchoService>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&ECHO, &service, async |it, call| T::echo(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: EchoService>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&ECHO, async |it, call| T::echo(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<EchoServiceServer> for ::rpc_core::server::Service {
-        fn from(server: EchoServiceServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(EchoServiceServer);
     /// Calls `same_name.Echo`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct EchoServiceClient(Channel);
@@ -356,18 +352,18 @@ pub use echo_service::{EchoService, EchoServiceClient, EchoServiceServer};
 /// The methods of `same_name.Store`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod store_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Store/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Store/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Store/Get",
+    );
     /// Its name with `Client` behind it is a message's.
     pub trait StoreService: Send + Sync + 'static {
         /// Calls `/same_name.Store/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`StoreService`].
     #[derive(Clone, Debug)]
@@ -380,17 +376,13 @@ pub mod store_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: StoreService>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: StoreService>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<StoreServiceServer> for ::rpc_core::server::Service {
-        fn from(server: StoreServiceServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(StoreServiceServer);
     /// Calls `same_name.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreServiceClient(Channel);
@@ -413,18 +405,18 @@ pub use store_service::{StoreService, StoreServiceClient, StoreServiceServer};
 /// The methods of `same_name.Lamp`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod lamp_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Lamp/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Lamp/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Lamp/Get",
+    );
     /// `Lamp` and `LampClient` both want `LampClient`.
     pub trait Lamp: Send + Sync + 'static {
         /// Calls `/same_name.Lamp/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`Lamp`].
     #[derive(Clone, Debug)]
@@ -437,17 +429,13 @@ pub mod lamp_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Lamp>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Lamp>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<LampServer> for ::rpc_core::server::Service {
-        fn from(server: LampServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(LampServer);
     /// Calls `same_name.Lamp`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LampClient(Channel);
@@ -470,18 +458,18 @@ pub use lamp_service::{Lamp, LampClient, LampServer};
 /// The methods of `same_name.LampClient`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod lamp_client_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.LampClient/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.LampClient/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.LampClient/Get",
+    );
     /// The service `same_name.LampClient`.
     pub trait LampClientService: Send + Sync + 'static {
         /// Calls `/same_name.LampClient/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`LampClientService`].
     #[derive(Clone, Debug)]
@@ -494,17 +482,13 @@ pub mod lamp_client_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: LampClientService>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: LampClientService>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<LampClientServiceServer> for ::rpc_core::server::Service {
-        fn from(server: LampClientServiceServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(LampClientServiceServer);
     /// Calls `same_name.LampClient`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LampClientServiceClient(Channel);
@@ -523,22 +507,24 @@ pub mod lamp_client_service {
     }
 }
 #[allow(unused_imports)]
-pub use lamp_client_service::{LampClientService, LampClientServiceClient, LampClientServiceServer};
+pub use lamp_client_service::{
+    LampClientService, LampClientServiceClient, LampClientServiceServer,
+};
 /// The methods of `same_name.Door`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod door_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Door/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Door/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Door/Get",
+    );
     /// The service `same_name.Door`.
     pub trait DoorServiceService: Send + Sync + 'static {
         /// Calls `/same_name.Door/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`DoorServiceService`].
     #[derive(Clone, Debug)]
@@ -551,17 +537,13 @@ pub mod door_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: DoorServiceService>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: DoorServiceService>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<DoorServiceServiceServer> for ::rpc_core::server::Service {
-        fn from(server: DoorServiceServiceServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(DoorServiceServiceServer);
     /// Calls `same_name.Door`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct DoorServiceServiceClient(Channel);
@@ -580,22 +562,26 @@ pub mod door_service {
     }
 }
 #[allow(unused_imports)]
-pub use door_service::{DoorServiceService, DoorServiceServiceClient, DoorServiceServiceServer};
+pub use door_service::{
+    DoorServiceService, DoorServiceServiceClient, DoorServiceServiceServer,
+};
 /// The methods of `same_name.Route`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod route_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Route/Get`
-    pub const GET: Method<super::RouteMethods, super::route_methods::Part> =
-        Method::unary("/same_name.Route/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::RouteMethods, super::route_methods::Part> = Method::prost_unary(
+        "/same_name.Route/Get",
+    );
     /// The service `same_name.Route`.
     pub trait Route: Send + Sync + 'static {
         /// Calls `/same_name.Route/Get`.
         fn get(
             &self,
             request: Request<super::RouteMethods>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::route_methods::Part>, Status>> + Send;
+        ) -> impl Future<
+            Output = Result<Response<super::route_methods::Part>, Status>,
+        > + Send;
     }
     /// Serves a [`Route`].
     #[derive(Clone, Debug)]
@@ -608,17 +594,13 @@ pub mod route_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Route>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Route>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<RouteServer> for ::rpc_core::server::Service {
-        fn from(server: RouteServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(RouteServer);
     /// Calls `same_name.Route`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct RouteClient(Channel);
@@ -641,76 +623,83 @@ pub use route_service::{Route, RouteClient, RouteServer};
 /// The methods of `same_name.Prelude`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod prelude_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Prelude/Send`
-    pub const SEND: Method<super::Send, super::Sync> =
-        Method::unary("/same_name.Prelude/Send", Codec::prost(), Codec::prost());
+    pub const SEND: Method<super::Send, super::Sync> = Method::prost_unary(
+        "/same_name.Prelude/Send",
+    );
     /// `/same_name.Prelude/From`
-    pub const FROM: Method<super::From, super::Result> =
-        Method::client_streaming("/same_name.Prelude/From", Codec::prost(), Codec::prost());
+    pub const FROM: Method<super::From, super::Result> = Method::prost_client_streaming(
+        "/same_name.Prelude/From",
+    );
     /// `/same_name.Prelude/Option`
-    pub const OPTION: Method<super::Option, super::Future> =
-        Method::server_streaming("/same_name.Prelude/Option", Codec::prost(), Codec::prost());
+    pub const OPTION: Method<super::Option, super::Future> = Method::prost_server_streaming(
+        "/same_name.Prelude/Option",
+    );
     /// `/same_name.Prelude/String`
-    pub const STRING: Method<super::String, super::Vec> =
-        Method::bidi_streaming("/same_name.Prelude/String", Codec::prost(), Codec::prost());
+    pub const STRING: Method<super::String, super::Vec> = Method::prost_bidi_streaming(
+        "/same_name.Prelude/String",
+    );
     /// `/same_name.Prelude/Box`
-    pub const BOX: Method<super::Box, super::Arc> =
-        Method::unary("/same_name.Prelude/Box", Codec::prost(), Codec::prost());
+    pub const BOX: Method<super::Box, super::Arc> = Method::prost_unary(
+        "/same_name.Prelude/Box",
+    );
     /// `/same_name.Prelude/Request`
-    pub const REQUEST: Method<super::Request, super::Response> =
-        Method::unary("/same_name.Prelude/Request", Codec::prost(), Codec::prost());
+    pub const REQUEST: Method<super::Request, super::Response> = Method::prost_unary(
+        "/same_name.Prelude/Request",
+    );
     /// `/same_name.Prelude/Status`
-    pub const STATUS: Method<super::Status, super::Channel> =
-        Method::unary("/same_name.Prelude/Status", Codec::prost(), Codec::prost());
+    pub const STATUS: Method<super::Status, super::Channel> = Method::prost_unary(
+        "/same_name.Prelude/Status",
+    );
     /// `/same_name.Prelude/Ok`
-    pub const OK: Method<super::Ok, super::Some> =
-        Method::unary("/same_name.Prelude/Ok", Codec::prost(), Codec::prost());
+    pub const OK: Method<super::Ok, super::Some> = Method::prost_unary(
+        "/same_name.Prelude/Ok",
+    );
     /// The service `same_name.Prelude`.
     pub trait Prelude: Send + Sync + 'static {
         /// Calls `/same_name.Prelude/Send`.
         fn send(
             &self,
             request: Request<super::Send>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Sync>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Sync>, Status>> + Send;
         /// Calls `/same_name.Prelude/From`.
         fn from(
             &self,
             request: Request<RecvStream<super::From>>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Result>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Result>, Status>> + Send;
         /// Calls `/same_name.Prelude/Option`.
         fn option(
             &self,
             request: Request<super::Option>,
             responses: &mut SendStream<super::Future>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/same_name.Prelude/String`.
         fn string(
             &self,
             request: Request<RecvStream<super::String>>,
             responses: &mut SendStream<super::Vec>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/same_name.Prelude/Box`.
         fn r#box(
             &self,
             request: Request<super::Box>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Arc>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Arc>, Status>> + Send;
         /// Calls `/same_name.Prelude/Request`.
         fn request(
             &self,
             request: Request<super::Request>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Response>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Response>, Status>> + Send;
         /// Calls `/same_name.Prelude/Status`.
         fn status(
             &self,
             request: Request<super::Status>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Channel>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Channel>, Status>> + Send;
         /// Calls `/same_name.Prelude/Ok`.
         fn ok(
             &self,
             request: Request<super::Ok>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Some>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Some>, Status>> + Send;
     }
     /// Serves a [`Prelude`].
     #[derive(Clone, Debug)]
@@ -723,30 +712,30 @@ pub mod prelude_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Prelude>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&SEND, &service, async |it, call| T::send(&it, call).await)
-                .client_streaming(&FROM, &service, async |it, call| T::from(&it, call).await)
-                .server_streaming(&OPTION, &service, async |it, call, mut responses| {
-                    let result = T::option(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .bidi_streaming(&STRING, &service, async |it, call, mut responses| {
-                    let result = T::string(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .unary(&BOX, &service, async |it, call| T::r#box(&it, call).await)
-                .unary(&REQUEST, &service, async |it, call| T::request(&it, call).await)
-                .unary(&STATUS, &service, async |it, call| T::status(&it, call).await)
-                .unary(&OK, &service, async |it, call| T::ok(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Prelude>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&SEND, async |it, call| T::send(&it, call).await)
+                .client_streaming(&FROM, async |it, call| T::from(&it, call).await)
+                .server_streaming(
+                    &OPTION,
+                    async |it, call, mut out| {
+                        Finished::new(T::option(&it, call, &mut out).await, out)
+                    },
+                )
+                .bidi_streaming(
+                    &STRING,
+                    async |it, call, mut out| {
+                        Finished::new(T::string(&it, call, &mut out).await, out)
+                    },
+                )
+                .unary(&BOX, async |it, call| T::r#box(&it, call).await)
+                .unary(&REQUEST, async |it, call| T::request(&it, call).await)
+                .unary(&STATUS, async |it, call| T::status(&it, call).await)
+                .unary(&OK, async |it, call| T::ok(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<PreludeServer> for ::rpc_core::server::Service {
-        fn from(server: PreludeServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(PreludeServer);
     /// Calls `same_name.Prelude`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct PreludeClient(Channel);
@@ -818,18 +807,18 @@ pub use prelude_service::{Prelude, PreludeClient, PreludeServer};
 /// The methods of `same_name.T`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod t_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.T/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.T/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.T/Get",
+    );
     /// The service `same_name.T`.
     pub trait T: Send + Sync + 'static {
         /// Calls `/same_name.T/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`T`].
     #[derive(Clone, Debug)]
@@ -842,17 +831,13 @@ pub mod t_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<S: T>(service: ::std::sync::Arc<S>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| S::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<S: T>(it: ::std::sync::Arc<S>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| S::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<TServer> for ::rpc_core::server::Service {
-        fn from(server: TServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(TServer);
     /// Calls `same_name.T`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TClient(Channel);
@@ -875,18 +860,18 @@ pub use t_service::{T, TClient, TServer};
 /// The methods of `same_name.Clone`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod clone_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Clone/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Clone/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Clone/Get",
+    );
     /// The service `same_name.Clone`.
     pub trait Clone: Send + Sync + 'static {
         /// Calls `/same_name.Clone/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`Clone`].
     #[derive(Clone, Debug)]
@@ -899,17 +884,13 @@ pub mod clone_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Clone>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Clone>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<CloneServer> for ::rpc_core::server::Service {
-        fn from(server: CloneServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(CloneServer);
     /// Calls `same_name.Clone`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct CloneClient(Channel);
@@ -932,18 +913,18 @@ pub use clone_service::{Clone, CloneClient, CloneServer};
 /// The methods of `same_name.Debug`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod debug_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/same_name.Debug/Get`
-    pub const GET: Method<super::Echo, super::Echo> =
-        Method::unary("/same_name.Debug/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+        "/same_name.Debug/Get",
+    );
     /// The service `same_name.Debug`.
     pub trait Debug: Send + Sync + 'static {
         /// Calls `/same_name.Debug/Get`.
         fn get(
             &self,
             request: Request<super::Echo>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Echo>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Echo>, Status>> + Send;
     }
     /// Serves a [`Debug`].
     #[derive(Clone, Debug)]
@@ -956,17 +937,13 @@ pub mod debug_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Debug>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await);
-            Self(service)
+        pub fn from_arc<T: Debug>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await);
+            Self(service.into())
         }
     }
-    impl From<DebugServer> for ::rpc_core::server::Service {
-        fn from(server: DebugServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(DebugServer);
     /// Calls `same_name.Debug`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct DebugClient(Channel);

@@ -18,27 +18,28 @@ impl ::rpc_core::prost::Name for Text {
 /// The methods of `server_only.Half`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod half_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/server_only.Half/Get`
-    pub const GET: Method<super::Text, super::Text> =
-        Method::unary("/server_only.Half/Get", Codec::prost(), Codec::prost());
+    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+        "/server_only.Half/Get",
+    );
     /// `/server_only.Half/Chat`
-    pub const CHAT: Method<super::Text, super::Text> =
-        Method::bidi_streaming("/server_only.Half/Chat", Codec::prost(), Codec::prost());
+    pub const CHAT: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+        "/server_only.Half/Chat",
+    );
     /// Generated with `Builder::server_only`.
     pub trait Half: Send + Sync + 'static {
         /// Calls `/server_only.Half/Get`.
         fn get(
             &self,
             request: Request<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<Response<super::Text>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<super::Text>, Status>> + Send;
         /// Calls `/server_only.Half/Chat`.
         fn chat(
             &self,
             request: Request<RecvStream<super::Text>>,
             responses: &mut SendStream<super::Text>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Half`].
     #[derive(Clone, Debug)]
@@ -51,21 +52,19 @@ pub mod half_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Half>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&GET, &service, async |it, call| T::get(&it, call).await)
-                .bidi_streaming(&CHAT, &service, async |it, call, mut responses| {
-                    let result = T::chat(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: Half>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&GET, async |it, call| T::get(&it, call).await)
+                .bidi_streaming(
+                    &CHAT,
+                    async |it, call, mut out| {
+                        Finished::new(T::chat(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<HalfServer> for ::rpc_core::server::Service {
-        fn from(server: HalfServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(HalfServer);
 }
 #[allow(unused_imports)]
 pub use half_service::{Half, HalfServer};

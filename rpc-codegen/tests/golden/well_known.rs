@@ -20,68 +20,78 @@ impl ::rpc_core::prost::Name for Event {
 /// The methods of `well_known.Clock`, its server and its client.
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 pub mod clock_service {
-    use ::rpc_core::*;
-
+    use ::rpc_core::codegen::*;
     /// `/well_known.Clock/Now`
-    pub const NOW: Method<(), ::rpc_core::prost_types::Timestamp> =
-        Method::unary("/well_known.Clock/Now", Codec::prost(), Codec::prost());
+    pub const NOW: Method<(), ::rpc_core::prost_types::Timestamp> = Method::prost_unary(
+        "/well_known.Clock/Now",
+    );
     /// `/well_known.Clock/Tick`
-    pub const TICK: Method<::rpc_core::prost_types::Duration, ()> =
-        Method::server_streaming("/well_known.Clock/Tick", Codec::prost(), Codec::prost());
+    pub const TICK: Method<::rpc_core::prost_types::Duration, ()> = Method::prost_server_streaming(
+        "/well_known.Clock/Tick",
+    );
     /// `/well_known.Clock/Pack`
-    pub const PACK: Method<::rpc_core::prost_types::Any, ::rpc_core::prost_types::Struct> =
-        Method::client_streaming("/well_known.Clock/Pack", Codec::prost(), Codec::prost());
+    pub const PACK: Method<
+        ::rpc_core::prost_types::Any,
+        ::rpc_core::prost_types::Struct,
+    > = Method::prost_client_streaming("/well_known.Clock/Pack");
     /// `/well_known.Clock/Not`
-    pub const NOT: Method<bool, bool> =
-        Method::unary("/well_known.Clock/Not", Codec::prost(), Codec::prost());
+    pub const NOT: Method<bool, bool> = Method::prost_unary("/well_known.Clock/Not");
     /// `/well_known.Clock/Text`
-    pub const TEXT: Method<::rpc_core::prost::alloc::string::String, ::rpc_core::prost::alloc::vec::Vec<u8>> =
-        Method::unary("/well_known.Clock/Text", Codec::prost(), Codec::prost());
+    pub const TEXT: Method<
+        ::rpc_core::prost::alloc::string::String,
+        ::rpc_core::prost::alloc::vec::Vec<u8>,
+    > = Method::prost_unary("/well_known.Clock/Text");
     /// `/well_known.Clock/Number`
-    pub const NUMBER: Method<i64, f64> =
-        Method::unary("/well_known.Clock/Number", Codec::prost(), Codec::prost());
+    pub const NUMBER: Method<i64, f64> = Method::prost_unary("/well_known.Clock/Number");
     /// `/well_known.Clock/Count`
-    pub const COUNT: Method<u32, f32> =
-        Method::bidi_streaming("/well_known.Clock/Count", Codec::prost(), Codec::prost());
+    pub const COUNT: Method<u32, f32> = Method::prost_bidi_streaming(
+        "/well_known.Clock/Count",
+    );
     /// The service `well_known.Clock`.
     pub trait Clock: Send + Sync + 'static {
         /// Calls `/well_known.Clock/Now`.
         fn now(
             &self,
             request: Request<()>,
-        ) -> impl ::std::future::Future<Output = Result<Response<::rpc_core::prost_types::Timestamp>, Status>> + Send;
+        ) -> impl Future<
+            Output = Result<Response<::rpc_core::prost_types::Timestamp>, Status>,
+        > + Send;
         /// Calls `/well_known.Clock/Tick`.
         fn tick(
             &self,
             request: Request<::rpc_core::prost_types::Duration>,
             responses: &mut SendStream<()>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
         /// Calls `/well_known.Clock/Pack`.
         fn pack(
             &self,
             request: Request<RecvStream<::rpc_core::prost_types::Any>>,
-        ) -> impl ::std::future::Future<Output = Result<Response<::rpc_core::prost_types::Struct>, Status>> + Send;
+        ) -> impl Future<
+            Output = Result<Response<::rpc_core::prost_types::Struct>, Status>,
+        > + Send;
         /// Calls `/well_known.Clock/Not`.
         fn not(
             &self,
             request: Request<bool>,
-        ) -> impl ::std::future::Future<Output = Result<Response<bool>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<bool>, Status>> + Send;
         /// Calls `/well_known.Clock/Text`.
         fn text(
             &self,
             request: Request<::rpc_core::prost::alloc::string::String>,
-        ) -> impl ::std::future::Future<Output = Result<Response<::rpc_core::prost::alloc::vec::Vec<u8>>, Status>> + Send;
+        ) -> impl Future<
+            Output = Result<Response<::rpc_core::prost::alloc::vec::Vec<u8>>, Status>,
+        > + Send;
         /// Calls `/well_known.Clock/Number`.
         fn number(
             &self,
             request: Request<i64>,
-        ) -> impl ::std::future::Future<Output = Result<Response<f64>, Status>> + Send;
+        ) -> impl Future<Output = Result<Response<f64>, Status>> + Send;
         /// Calls `/well_known.Clock/Count`.
         fn count(
             &self,
             request: Request<RecvStream<u32>>,
             responses: &mut SendStream<f32>,
-        ) -> impl ::std::future::Future<Output = Result<(), Status>> + Send;
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Clock`].
     #[derive(Clone, Debug)]
@@ -94,29 +104,29 @@ pub mod clock_service {
             Self::from_arc(::std::sync::Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Clock>(service: ::std::sync::Arc<T>) -> Self {
-            let service = ::rpc_core::server::Service::new(Self::NAME)
-                .unary(&NOW, &service, async |it, call| T::now(&it, call).await)
-                .server_streaming(&TICK, &service, async |it, call, mut responses| {
-                    let result = T::tick(&it, call, &mut responses).await;
-                    responses.finish(result)
-                })
-                .client_streaming(&PACK, &service, async |it, call| T::pack(&it, call).await)
-                .unary(&NOT, &service, async |it, call| T::not(&it, call).await)
-                .unary(&TEXT, &service, async |it, call| T::text(&it, call).await)
-                .unary(&NUMBER, &service, async |it, call| T::number(&it, call).await)
-                .bidi_streaming(&COUNT, &service, async |it, call, mut responses| {
-                    let result = T::count(&it, call, &mut responses).await;
-                    responses.finish(result)
-                });
-            Self(service)
+        pub fn from_arc<T: Clock>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .unary(&NOW, async |it, call| T::now(&it, call).await)
+                .server_streaming(
+                    &TICK,
+                    async |it, call, mut out| {
+                        Finished::new(T::tick(&it, call, &mut out).await, out)
+                    },
+                )
+                .client_streaming(&PACK, async |it, call| T::pack(&it, call).await)
+                .unary(&NOT, async |it, call| T::not(&it, call).await)
+                .unary(&TEXT, async |it, call| T::text(&it, call).await)
+                .unary(&NUMBER, async |it, call| T::number(&it, call).await)
+                .bidi_streaming(
+                    &COUNT,
+                    async |it, call, mut out| {
+                        Finished::new(T::count(&it, call, &mut out).await, out)
+                    },
+                );
+            Self(service.into())
         }
     }
-    impl From<ClockServer> for ::rpc_core::server::Service {
-        fn from(server: ClockServer) -> Self {
-            server.0
-        }
-    }
+    ::rpc_core::into_service!(ClockServer);
     /// Calls `well_known.Clock`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ClockClient(Channel);
@@ -143,11 +153,17 @@ pub mod clock_service {
         pub fn pack(
             &self,
             request: impl IntoRequest<()>,
-        ) -> ClientStream<::rpc_core::prost_types::Any, ::rpc_core::prost_types::Struct> {
+        ) -> ClientStream<
+            ::rpc_core::prost_types::Any,
+            ::rpc_core::prost_types::Struct,
+        > {
             self.0.client_streaming(&PACK, request.into_request())
         }
         /// Calls `/well_known.Clock/Not`.
-        pub async fn not(&self, request: impl IntoRequest<bool>) -> Result<Response<bool>, Status> {
+        pub async fn not(
+            &self,
+            request: impl IntoRequest<bool>,
+        ) -> Result<Response<bool>, Status> {
             self.0.unary(&NOT, request.into_request()).await
         }
         /// Calls `/well_known.Clock/Text`.

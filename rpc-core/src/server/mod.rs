@@ -7,6 +7,7 @@ mod interceptor;
 mod router;
 mod send;
 mod shutdown;
+mod stateful;
 
 pub use bound::{BoundAddr, BoundServer, ServeError};
 pub use builder::{Server, ServerBuilder};
@@ -15,6 +16,7 @@ pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
 pub use router::{RawCall, Router, Service};
 pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};
+pub use stateful::StatefulService;
 
 pub(crate) use builder::Options;
 pub(crate) use handler::{Handler, IncomingCall, Single, guarded};

@@ -355,144 +355,6 @@ impl ::rpc_core::prost::Name for Entry {
         "/rpc.registry.v1.Entry".into()
     }
 }
-/// The methods of `rpc.registry.v1.Registry`.
-pub mod registry_methods {
-    /// `/rpc.registry.v1.Registry/Register`
-    pub const REGISTER: ::rpc_core::Method<
-        super::RegisterRequest,
-        super::RegisterResponse,
-    > = ::rpc_core::Method::bidi_streaming(
-        "/rpc.registry.v1.Registry/Register",
-        ::rpc_core::Codec::prost(),
-        ::rpc_core::Codec::prost(),
-    );
-    /// `/rpc.registry.v1.Registry/Watch`
-    pub const WATCH: ::rpc_core::Method<super::WatchRequest, super::WatchResponse> = ::rpc_core::Method::server_streaming(
-        "/rpc.registry.v1.Registry/Watch",
-        ::rpc_core::Codec::prost(),
-        ::rpc_core::Codec::prost(),
-    );
-    /// `/rpc.registry.v1.Registry/List`
-    pub const LIST: ::rpc_core::Method<super::ListRequest, super::ListResponse> = ::rpc_core::Method::unary(
-            "/rpc.registry.v1.Registry/List",
-            ::rpc_core::Codec::prost(),
-            ::rpc_core::Codec::prost(),
-        )
-        .no_side_effects();
-}
-/// Knows which servers a service name has.
-pub trait Registry: Send + Sync + 'static {
-    /// Holds one lease: the first message announces an instance, the stream keeps it listed.
-    /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
-    /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
-    /// instance whose stream broke.
-    fn register(
-        &self,
-        request: ::rpc_core::Request<::rpc_core::RecvStream<RegisterRequest>>,
-        responses: &mut ::rpc_core::SendStream<RegisterResponse>,
-    ) -> impl ::core::future::Future<
-        Output = ::core::result::Result<(), ::rpc_core::Status>,
-    > + Send;
-    /// Sends the list of a service now and after each change.
-    fn watch(
-        &self,
-        request: ::rpc_core::Request<WatchRequest>,
-        responses: &mut ::rpc_core::SendStream<WatchResponse>,
-    ) -> impl ::core::future::Future<
-        Output = ::core::result::Result<(), ::rpc_core::Status>,
-    > + Send;
-    /// Says what is registered, for people and tools.
-    fn list(
-        &self,
-        request: ::rpc_core::Request<ListRequest>,
-    ) -> impl ::core::future::Future<
-        Output = ::core::result::Result<
-            ::rpc_core::Response<ListResponse>,
-            ::rpc_core::Status,
-        >,
-    > + Send;
-}
-/// Serves a [`Registry`].
-#[derive(Clone, Debug)]
-pub struct RegistryServer(::rpc_core::server::Service);
-impl RegistryServer {
-    /// The full name of the service.
-    pub const NAME: &'static str = "rpc.registry.v1.Registry";
-    /// Serves an implementation.
-    pub fn new(service: impl Registry) -> Self {
-        Self::from_arc(::std::sync::Arc::new(service))
-    }
-    /// Serves an implementation that others hold too.
-    #[allow(unused_variables)]
-    pub fn from_arc<T: Registry>(service: ::std::sync::Arc<T>) -> Self {
-        Self(
-            ::rpc_core::server::Service::new(Self::NAME)
-                .bidi_streaming(
-                    &registry_methods::REGISTER,
-                    &service,
-                    |service, request, mut responses| async move {
-                        let result = service.register(request, &mut responses).await;
-                        responses.finish(result)
-                    },
-                )
-                .server_streaming(
-                    &registry_methods::WATCH,
-                    &service,
-                    |service, request, mut responses| async move {
-                        let result = service.watch(request, &mut responses).await;
-                        responses.finish(result)
-                    },
-                )
-                .unary(
-                    &registry_methods::LIST,
-                    &service,
-                    |service, request| async move { service.list(request).await },
-                ),
-        )
-    }
-}
-impl From<RegistryServer> for ::rpc_core::server::Service {
-    fn from(server: RegistryServer) -> Self {
-        server.0
-    }
-}
-/// Calls `rpc.registry.v1.Registry`; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct RegistryClient(::rpc_core::Channel);
-#[allow(clippy::missing_errors_doc, clippy::must_use_candidate)]
-impl RegistryClient {
-    /// Calls over a channel.
-    pub fn new(channel: ::rpc_core::Channel) -> Self {
-        Self(channel)
-    }
-    /// Holds one lease: the first message announces an instance, the stream keeps it listed.
-    /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
-    /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
-    /// instance whose stream broke.
-    pub fn register(
-        &self,
-        request: impl ::rpc_core::IntoRequest<()>,
-    ) -> (
-        ::rpc_core::RequestStream<RegisterRequest>,
-        ::rpc_core::RecvStream<RegisterResponse>,
-    ) {
-        self.0.bidi_streaming(&registry_methods::REGISTER, request.into_request())
-    }
-    /// Sends the list of a service now and after each change.
-    pub fn watch(
-        &self,
-        request: impl ::rpc_core::IntoRequest<WatchRequest>,
-    ) -> ::rpc_core::RecvStream<WatchResponse> {
-        self.0.server_streaming(&registry_methods::WATCH, request.into_request())
-    }
-    /// Says what is registered, for people and tools.
-    pub async fn list(
-        &self,
-        request: impl ::rpc_core::IntoRequest<ListRequest>,
-    ) -> ::core::result::Result<::rpc_core::Response<ListResponse>, ::rpc_core::Status> {
-        self.0.unary(&registry_methods::LIST, request.into_request()).await
-    }
-}
 /// All entries at one revision.
 #[derive(Clone, PartialEq, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
@@ -514,3 +376,112 @@ impl ::rpc_core::prost::Name for State {
         "/rpc.registry.v1.State".into()
     }
 }
+/// The methods of `rpc.registry.v1.Registry`, its server and its client.
+#[allow(clippy::all, clippy::pedantic, dead_code)]
+pub mod registry_service {
+    use ::rpc_core::codegen::*;
+    /// `/rpc.registry.v1.Registry/Register`
+    pub const REGISTER: Method<super::RegisterRequest, super::RegisterResponse> = Method::prost_bidi_streaming(
+        "/rpc.registry.v1.Registry/Register",
+    );
+    /// `/rpc.registry.v1.Registry/Watch`
+    pub const WATCH: Method<super::WatchRequest, super::WatchResponse> = Method::prost_server_streaming(
+        "/rpc.registry.v1.Registry/Watch",
+    );
+    /// `/rpc.registry.v1.Registry/List`
+    pub const LIST: Method<super::ListRequest, super::ListResponse> = Method::prost_unary(
+            "/rpc.registry.v1.Registry/List",
+        )
+        .no_side_effects();
+    /// Knows which servers a service name has.
+    pub trait Registry: Send + Sync + 'static {
+        /// Holds one lease: the first message announces an instance, the stream keeps it listed.
+        /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
+        /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
+        /// instance whose stream broke.
+        fn register(
+            &self,
+            request: Request<RecvStream<super::RegisterRequest>>,
+            responses: &mut SendStream<super::RegisterResponse>,
+        ) -> impl Future<Output = Result<(), Status>> + Send;
+        /// Sends the list of a service now and after each change.
+        fn watch(
+            &self,
+            request: Request<super::WatchRequest>,
+            responses: &mut SendStream<super::WatchResponse>,
+        ) -> impl Future<Output = Result<(), Status>> + Send;
+        /// Says what is registered, for people and tools.
+        fn list(
+            &self,
+            request: Request<super::ListRequest>,
+        ) -> impl Future<Output = Result<Response<super::ListResponse>, Status>> + Send;
+    }
+    /// Serves a [`Registry`].
+    #[derive(Clone, Debug)]
+    pub struct RegistryServer(::rpc_core::server::Service);
+    impl RegistryServer {
+        /// The full name of the service.
+        pub const NAME: &'static str = "rpc.registry.v1.Registry";
+        /// Serves an implementation.
+        pub fn new(service: impl Registry) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+        /// Serves an implementation that others hold too.
+        pub fn from_arc<T: Registry>(it: ::std::sync::Arc<T>) -> Self {
+            let service = StatefulService::new(Self::NAME, it)
+                .bidi_streaming(
+                    &REGISTER,
+                    async |it, call, mut out| {
+                        Finished::new(T::register(&it, call, &mut out).await, out)
+                    },
+                )
+                .server_streaming(
+                    &WATCH,
+                    async |it, call, mut out| {
+                        Finished::new(T::watch(&it, call, &mut out).await, out)
+                    },
+                )
+                .unary(&LIST, async |it, call| T::list(&it, call).await);
+            Self(service.into())
+        }
+    }
+    ::rpc_core::into_service!(RegistryServer);
+    /// Calls `rpc.registry.v1.Registry`; cheap to clone.
+    #[derive(Clone, Debug)]
+    pub struct RegistryClient(Channel);
+    impl RegistryClient {
+        /// Calls over a channel.
+        pub fn new(channel: Channel) -> Self {
+            Self(channel)
+        }
+        /// Holds one lease: the first message announces an instance, the stream keeps it listed.
+        /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
+        /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
+        /// instance whose stream broke.
+        pub fn register(
+            &self,
+            request: impl IntoRequest<()>,
+        ) -> (
+            RequestStream<super::RegisterRequest>,
+            RecvStream<super::RegisterResponse>,
+        ) {
+            self.0.bidi_streaming(&REGISTER, request.into_request())
+        }
+        /// Sends the list of a service now and after each change.
+        pub fn watch(
+            &self,
+            request: impl IntoRequest<super::WatchRequest>,
+        ) -> RecvStream<super::WatchResponse> {
+            self.0.server_streaming(&WATCH, request.into_request())
+        }
+        /// Says what is registered, for people and tools.
+        pub async fn list(
+            &self,
+            request: impl IntoRequest<super::ListRequest>,
+        ) -> Result<Response<super::ListResponse>, Status> {
+            self.0.unary(&LIST, request.into_request()).await
+        }
+    }
+}
+#[allow(unused_imports)]
+pub use registry_service::{Registry, RegistryClient, RegistryServer};
