@@ -8,19 +8,13 @@ use std::rc::Rc;
 use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
-use crate::model::{Generator, Modules, Sides};
+use crate::model::{Collector, Service, Services, Sides};
 use crate::{docs, naming};
 
 /// Why generating failed.
 #[derive(Debug)]
 pub struct Error {
     message: String,
-}
-
-impl Error {
-    pub(crate) fn new(message: String) -> Self {
-        Self { message }
-    }
 }
 
 impl fmt::Display for Error {
@@ -180,26 +174,33 @@ impl Builder {
     }
 
     fn generate(mut self, mut files: FileDescriptorSet) -> Result<BTreeMap<Module, String>, Error> {
-        let services = Modules::default();
-        self.config.service_generator(Box::new(Generator {
-            sides: self.sides,
-            names: naming::services(&files),
-            modules: Rc::clone(&services),
-        }));
+        let services = Services::default();
+        let collector = Collector(Rc::clone(&services));
+        self.config.service_generator(Box::new(collector));
+        let names = naming::services(&files);
         docs::make_safe(&mut files);
         let requests = files
             .file
             .into_iter()
             .map(|file| (Module::from_protobuf_package_name(file.package()), file))
             .collect();
-        let messages = self.config.generate(requests).map_err(|error| Error {
-            message: format!("generating code: {error}"),
-        })?;
+        let messages = self.config.generate(requests);
+        let messages = messages.map_err(|error| generating(&error))?;
         let mut modules: BTreeMap<Module, String> = messages.into_iter().collect();
-        for (module, text) in services.take() {
-            modules.entry(module).or_default().push_str(&text?);
+        for service in services.take() {
+            let text = Service::new(&service, &names)
+                .and_then(|service| service.text(self.sides))
+                .map_err(|error| generating(&error))?;
+            let module = Module::from_protobuf_package_name(&service.package);
+            modules.entry(module).or_default().push_str(&text);
         }
         Ok(modules)
+    }
+}
+
+fn generating(error: &dyn fmt::Display) -> Error {
+    Error {
+        message: format!("generating code: {error}"),
     }
 }
 

@@ -3,20 +3,21 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use crate::model::{Kind, Method, Service, documentation};
+use crate::docs;
+use crate::model::{Kind, Method, Service};
 
 pub(crate) fn generate(service: &Service) -> TokenStream {
-    let Service { client, .. } = service;
-    let docs = format!(" Calls `{}`; cheap to clone.", service.full_name);
+    let client = service.client();
+    let client_docs = format!(" Calls `{}`; cheap to clone.", service.full_name);
     let deprecated = service.deprecated.then(|| quote!(#[deprecated]));
-    let allowed = service.deprecated.then(|| quote!(#[allow(deprecated)]));
+    let uses_deprecated = service.deprecated.then(|| quote!(#[allow(deprecated)]));
     let functions = service.methods.iter().map(function);
     quote! {
-        #[doc = #docs]
+        #[doc = #client_docs]
         #deprecated
         #[derive(Clone, Debug)]
         pub struct #client(Channel);
-        #allowed
+        #uses_deprecated
         impl #client {
             /// Calls over a channel.
             pub fn new(channel: Channel) -> Self {
@@ -35,35 +36,41 @@ fn function(method: &Method) -> TokenStream {
         response,
         ..
     } = method;
-    let kind = method.kind.function();
-    let docs = documentation(&method.docs);
+    let docs = docs::attributes(&method.docs);
     let deprecated = method.deprecated.then(|| quote!(#[deprecated]));
-    let call = quote!(self.0.#kind(&#constant, request.into_request()));
-    let (input, output) = match method.kind {
-        Kind::Unary => {
-            return quote! {
-                #docs
-                #deprecated
-                pub async fn #function(
-                    &self,
-                    request: impl IntoRequest<#request>,
-                ) -> Result<Response<#response>, Status> {
-                    #call.await
-                }
-            };
-        }
-        Kind::ServerStreaming => (quote!(#request), quote!(RecvStream<#response>)),
-        Kind::ClientStreaming => (quote!(()), quote!(ClientStream<#request, #response>)),
+    let kind = method.kind.function();
+    let (head, input, output, wait) = match method.kind {
+        Kind::Unary => (
+            quote!(pub async fn),
+            quote!(#request),
+            quote!(Result<Response<#response>, Status>),
+            quote!(.await),
+        ),
+        Kind::ServerStreaming => (
+            quote!(pub fn),
+            quote!(#request),
+            quote!(RecvStream<#response>),
+            quote!(),
+        ),
+        Kind::ClientStreaming => (
+            quote!(pub fn),
+            quote!(()),
+            quote!(ClientStream<#request, #response>),
+            quote!(),
+        ),
         Kind::BidiStreaming => (
+            quote!(pub fn),
             quote!(()),
             quote!((RequestStream<#request>, RecvStream<#response>)),
+            quote!(),
         ),
     };
     quote! {
         #docs
         #deprecated
-        pub fn #function(&self, request: impl IntoRequest<#input>) -> #output {
-            #call
+        #head #function(&self, request: impl IntoRequest<#input>) -> #output {
+            let request = request.into_request();
+            self.0.#kind(&#constant, request)#wait
         }
     }
 }

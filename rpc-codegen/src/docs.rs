@@ -3,8 +3,10 @@
 //! They are rarely meant as Markdown: nothing in one becomes a tag, a link to something that is not
 //! there, or a test. Lists, `code` and addresses stay what they are, and fenced blocks are text.
 
+use proc_macro2::TokenStream;
 use prost_build::Comments;
 use prost_types::FileDescriptorSet;
+use quote::quote;
 
 /// Rewrites all comments, before prost copies them onto messages and hands over those of services.
 pub(crate) fn make_safe(files: &mut FileDescriptorSet) {
@@ -54,6 +56,12 @@ pub(crate) fn of(comments: &Comments, fallback: &str) -> Vec<String> {
         lines.push(fallback.to_owned());
     }
     lines
+}
+
+/// These lines as attributes, which are printed as `///`.
+pub(crate) fn attributes(lines: &[String]) -> TokenStream {
+    let lines = lines.iter().map(|line| format!(" {line}"));
+    quote!(#(#[doc = #lines])*)
 }
 
 /// Addresses in `<>`, as prost puts those of messages.

@@ -1,16 +1,15 @@
 //! A service as the generators of its parts see it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use proc_macro2::{Ident, TokenStream};
-use prost_build::Module;
 use prost_types::method_options::IdempotencyLevel;
 use quote::{format_ident, quote};
 
 use crate::naming::{self, Names};
-use crate::{Error, client, docs, server};
+use crate::{client, docs, server};
 
 /// Which parts are generated.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +20,6 @@ pub(crate) struct Sides {
 
 pub(crate) struct Service {
     pub(crate) name: Ident,
-    pub(crate) server: Ident,
-    pub(crate) client: Ident,
     module: Ident,
     pub(crate) full_name: String,
     pub(crate) docs: Vec<String>,
@@ -36,7 +33,7 @@ pub(crate) struct Method {
     path: String,
     pub(crate) docs: Vec<String>,
     pub(crate) deprecated: bool,
-    idempotency: TokenStream,
+    idempotency: IdempotencyLevel,
     pub(crate) request: syn::Type,
     pub(crate) response: syn::Type,
     pub(crate) kind: Kind,
@@ -51,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The function of that kind, which `Method`, `Service` and `Channel` all have.
+    /// The function of that kind, which `Channel` has; `Method` and `Service` have it with a suffix.
     pub(crate) fn function(self) -> Ident {
         format_ident!(
             "{}",
@@ -65,54 +62,34 @@ impl Kind {
     }
 }
 
-/// The text of the services of each module, or why there is none.
-pub(crate) type Modules = Rc<RefCell<BTreeMap<Module, Result<String, Error>>>>;
+pub(crate) type Services = Rc<RefCell<Vec<prost_build::Service>>>;
 
-/// Writes services. They do not go behind the messages at once: prost formats those.
-pub(crate) struct Generator {
-    pub(crate) sides: Sides,
-    pub(crate) names: HashMap<String, Names>,
-    pub(crate) modules: Modules,
-}
+/// Takes the services out of prost's hands: they are generated once the messages are.
+pub(crate) struct Collector(pub(crate) Services);
 
-impl prost_build::ServiceGenerator for Generator {
+impl prost_build::ServiceGenerator for Collector {
     fn generate(&mut self, service: prost_build::Service, _messages: &mut String) {
-        let module = Module::from_protobuf_package_name(&service.package);
-        let full_name = naming::full_name(&service.package, &service.proto_name);
-        let Some(names) = self.names.get(&full_name) else {
-            return;
-        };
-        let text = Service::new(&service, full_name, names)
-            .and_then(|service| service.text(self.sides))
-            .map_err(|error| Error::new(format!("generating {}: {error}", service.proto_name)));
-        let mut modules = self.modules.borrow_mut();
-        let all = modules.entry(module).or_insert_with(|| Ok(String::new()));
-        match (all, text) {
-            (Ok(all), Ok(text)) => all.push_str(&text),
-            (all @ Ok(_), error) => *all = error,
-            (Err(_), _) => {}
-        }
+        self.0.borrow_mut().push(service);
     }
 }
 
 impl Service {
-    fn new(
+    /// Fails for a type of `extern_path` that is no Rust.
+    pub(crate) fn new(
         service: &prost_build::Service,
-        full_name: String,
-        names: &Names,
-    ) -> Result<Self, syn::Error> {
+        names: &HashMap<String, Names>,
+    ) -> syn::Result<Self> {
+        let full_name = naming::full_name(&service.package, &service.proto_name);
+        let Names { name, module } = &names[&full_name];
         let mut functions = naming::Methods::new();
         let methods = service
             .methods
             .iter()
             .map(|method| Method::new(method, &full_name, &mut functions))
-            .collect::<Result<_, _>>()?;
-        let name: Ident = syn::parse_str(&names.name)?;
+            .collect::<syn::Result<_>>()?;
         Ok(Self {
-            server: format_ident!("{name}Server"),
-            client: format_ident!("{name}Client"),
-            name,
-            module: syn::parse_str(&names.module)?,
+            name: format_ident!("{name}"),
+            module: format_ident!("{module}"),
             docs: docs::of(&service.comments, &format!("The service `{full_name}`.")),
             deprecated: service.options.deprecated(),
             full_name,
@@ -120,40 +97,62 @@ impl Service {
         })
     }
 
+    pub(crate) fn client(&self) -> Ident {
+        format_ident!("{}Client", self.name)
+    }
+
+    pub(crate) fn server(&self) -> Ident {
+        format_ident!("{}Server", self.name)
+    }
+
     /// The service's module, and what of it stands beside the package's messages.
-    fn text(&self, sides: Sides) -> Result<String, syn::Error> {
-        let Self { module, .. } = self;
-        let docs = format!(
+    pub(crate) fn text(&self, sides: Sides) -> syn::Result<String> {
+        let file = syn::parse2(self.tokens(sides))?;
+        Ok(prettyplease::unparse(&file))
+    }
+
+    fn tokens(&self, sides: Sides) -> TokenStream {
+        let Self { name, module, .. } = self;
+        let module_docs = format!(
             " The methods of `{}`, its server and its client.",
             self.full_name
         );
         let constants = self.methods.iter().map(Method::constant);
+        let server = sides.server.then(|| server::generate(self));
+        let client = sides.client.then(|| client::generate(self));
+        let of_std = sides.server.then(|| {
+            quote!(
+                use ::std::{future::Future, sync::Arc};
+            )
+        });
         let mut exports = Vec::new();
-        let server = sides.server.then(|| {
-            exports.extend([&self.name, &self.server]);
-            server::generate(self)
-        });
-        let client = sides.client.then(|| {
-            exports.push(&self.client);
-            client::generate(self)
-        });
+        if sides.server {
+            exports.extend([name.clone(), self.server()]);
+        }
+        if sides.client {
+            exports.push(self.client());
+        }
         exports.sort();
+        let exports = match exports.as_slice() {
+            [only] => quote!(#only),
+            _ => quote!({#(#exports),*}),
+        };
         let deprecated = self.deprecated.then(|| quote!(deprecated,));
-        // A binary may use one side only, or some methods. The short names cannot be messages'
-        // names: those are one module further out.
-        let file = syn::parse2(quote! {
-            #[doc = #docs]
-            #[allow(clippy::all, clippy::pedantic, dead_code)]
+        // A binary may use one side only, or some methods; short names of `rpc_core` are none that
+        // messages could take, which are one module further out.
+        quote! {
+            #[doc = #module_docs]
+            #[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
             pub mod #module {
-                use ::rpc_core::codegen::*;
+                use ::rpc_core::*;
+                #of_std
                 #(#constants)*
                 #server
                 #client
             }
-            #[allow(#deprecated unused_imports)]
-            pub use #module::{#(#exports),*};
-        })?;
-        Ok(prettyplease::unparse(&file))
+            #[allow(#deprecated unreachable_pub, unused_imports)]
+            pub use #module::#exports;
+        }
     }
 }
 
@@ -162,7 +161,7 @@ impl Method {
         method: &prost_build::Method,
         service: &str,
         functions: &mut naming::Methods,
-    ) -> Result<Self, syn::Error> {
+    ) -> syn::Result<Self> {
         let path = format!("/{service}/{}", method.proto_name);
         let kind = match (method.client_streaming, method.server_streaming) {
             (false, false) => Kind::Unary,
@@ -172,16 +171,12 @@ impl Method {
         };
         let (function, constant) = functions.name(&method.name);
         Ok(Self {
-            function: syn::parse_str(&function)?,
-            constant: syn::parse_str(&constant)?,
+            function: format_ident!("{function}"),
+            constant: format_ident!("{constant}"),
             docs: docs::of(&method.comments, &format!("Calls `{path}`.")),
             path,
             deprecated: method.options.deprecated(),
-            idempotency: match method.options.idempotency_level() {
-                IdempotencyLevel::IdempotencyUnknown => quote!(),
-                IdempotencyLevel::Idempotent => quote!(.idempotent()),
-                IdempotencyLevel::NoSideEffects => quote!(.no_side_effects()),
-            },
+            idempotency: method.options.idempotency_level(),
             request: syn::parse_str(&from_module(&method.input_type))?,
             response: syn::parse_str(&from_module(&method.output_type))?,
             kind,
@@ -195,25 +190,20 @@ impl Method {
             path,
             request,
             response,
-            idempotency,
             ..
         } = self;
-        let kind = format_ident!("prost_{}", self.kind.function());
         let docs = format!(" `{path}`");
+        let function = format_ident!("{}_prost", self.kind.function());
+        let idempotency = match self.idempotency {
+            IdempotencyLevel::IdempotencyUnknown => quote!(),
+            IdempotencyLevel::Idempotent => quote!(.idempotent()),
+            IdempotencyLevel::NoSideEffects => quote!(.no_side_effects()),
+        };
         quote! {
             #[doc = #docs]
-            pub const #constant: Method<#request, #response> = Method::#kind(#path)#idempotency;
+            pub const #constant: Method<#request, #response> = Method::#function(#path)#idempotency;
         }
     }
-}
-
-/// The attributes of a comment.
-pub(crate) fn documentation(lines: &[String]) -> TokenStream {
-    let lines = lines.iter().map(|line| match line.as_str() {
-        "" => String::new(),
-        line => format!(" {line}"),
-    });
-    quote!(#(#[doc = #lines])*)
 }
 
 /// The same type seen from one module further in.

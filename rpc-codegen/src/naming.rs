@@ -7,9 +7,10 @@ use prost_types::{DescriptorProto, FileDescriptorSet};
 
 /// What a service's module uses by its short name; a service of such a name steps aside.
 const USED: [&str; 16] = [
+    "Arc",
     "Channel",
     "ClientStream",
-    "Finished",
+    "From",
     "Future",
     "IntoRequest",
     "Method",
@@ -20,7 +21,6 @@ const USED: [&str; 16] = [
     "Result",
     "Send",
     "SendStream",
-    "StatefulService",
     "Status",
     "Sync",
 ];

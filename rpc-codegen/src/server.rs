@@ -1,26 +1,36 @@
 //! The server trait of a service and its registration.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
-use crate::model::{Kind, Method, Service, documentation};
+use crate::docs;
+use crate::model::{Kind, Method, Service};
 
 pub(crate) fn generate(service: &Service) -> TokenStream {
     let Service {
         name,
-        server,
         full_name,
         methods,
         ..
     } = service;
-    let docs = documentation(&service.docs);
-    let functions = methods.iter().map(declaration);
+    let server = service.server();
+    let docs = docs::attributes(&service.docs);
     let server_docs = format!(" Serves a [`{name}`].");
+    let functions = methods.iter().map(declaration);
     // A service may be called `T`.
-    let parameter = format_ident!("{}", if name == "T" { "S" } else { "T" });
-    let registrations = methods
-        .iter()
-        .map(|method| registration(method, &parameter));
+    let (parameter, argument) = match (name == "T", methods.is_empty()) {
+        (true, _) => (format_ident!("S"), format_ident!("service")),
+        (_, true) => (format_ident!("T"), format_ident!("_service")),
+        _ => (format_ident!("T"), format_ident!("service")),
+    };
+    let registrations = methods.iter().map(|method| {
+        let Method {
+            function, constant, ..
+        } = method;
+        let add = format_ident!("{}_fn", method.kind.function());
+        // The trait's function is named with its type: `service.clone` would be that of `Arc`.
+        quote!(.#add(&#constant, &service, #parameter::#function))
+    });
     quote! {
         #docs
         pub trait #name: Send + Sync + 'static {
@@ -28,21 +38,25 @@ pub(crate) fn generate(service: &Service) -> TokenStream {
         }
         #[doc = #server_docs]
         #[derive(Clone, Debug)]
-        pub struct #server(::rpc_core::server::Service);
+        pub struct #server(server::Service);
         impl #server {
             /// The full name of the service.
             pub const NAME: &'static str = #full_name;
             /// Serves an implementation.
             pub fn new(service: impl #name) -> Self {
-                Self::from_arc(::std::sync::Arc::new(service))
+                Self::from_arc(Arc::new(service))
             }
             /// Serves an implementation that others hold too.
-            pub fn from_arc<#parameter: #name>(it: ::std::sync::Arc<#parameter>) -> Self {
-                let service = StatefulService::new(Self::NAME, it)#(#registrations)*;
-                Self(service.into())
+            pub fn from_arc<#parameter: #name>(#argument: Arc<#parameter>) -> Self {
+                let service = server::Service::new(Self::NAME) #(#registrations)*;
+                Self(service)
             }
         }
-        ::rpc_core::into_service!(#server);
+        impl From<#server> for server::Service {
+            fn from(server: #server) -> Self {
+                server.0
+            }
+        }
     }
 }
 
@@ -51,47 +65,22 @@ fn declaration(method: &Method) -> TokenStream {
         function,
         request,
         response,
-        kind,
         ..
     } = method;
-    let docs = documentation(&method.docs);
-    let request = match kind {
-        Kind::Unary | Kind::ServerStreaming => quote!(request: Request<#request>),
-        Kind::ClientStreaming | Kind::BidiStreaming => {
-            quote!(request: Request<RecvStream<#request>>)
-        }
+    let docs = docs::attributes(&method.docs);
+    let request = match method.kind {
+        Kind::Unary | Kind::ServerStreaming => quote!(#request),
+        Kind::ClientStreaming | Kind::BidiStreaming => quote!(RecvStream<#request>),
     };
-    let (responses, output) = match kind {
-        Kind::Unary | Kind::ClientStreaming => (None, quote!(Response<#response>)),
-        Kind::ServerStreaming | Kind::BidiStreaming => (
-            Some(quote!(, responses: &mut SendStream<#response>)),
-            quote!(()),
-        ),
+    let (responses, output) = match method.kind {
+        Kind::Unary | Kind::ClientStreaming => (quote!(), quote!(Response<#response>)),
+        Kind::ServerStreaming | Kind::BidiStreaming => {
+            (quote!(, responses: &mut SendStream<#response>), quote!(()))
+        }
     };
     quote! {
         #docs
-        fn #function(&self, #request #responses) -> impl Future<Output = Result<#output, Status>> + Send;
+        fn #function(&self, request: Request<#request> #responses)
+            -> impl Future<Output = Result<#output, Status>> + Send;
     }
-}
-
-/// The trait's function is named with its type: `it.clone(call)` would be that of `Arc`.
-fn registration(method: &Method, implementation: &Ident) -> TokenStream {
-    let Method {
-        function,
-        constant,
-        kind,
-        ..
-    } = method;
-    let handler = match kind {
-        Kind::Unary | Kind::ClientStreaming => quote! {
-            async |it, call| #implementation::#function(&it, call).await
-        },
-        Kind::ServerStreaming | Kind::BidiStreaming => quote! {
-            async |it, call, mut out| {
-                Finished::new(#implementation::#function(&it, call, &mut out).await, out)
-            }
-        },
-    };
-    let kind = kind.function();
-    quote!(.#kind(&#constant, #handler))
 }

@@ -123,32 +123,17 @@ pub struct Method<Q, R> {
 }
 
 macro_rules! kinds {
-    ($($name:ident $prost:ident $kind:ident),*) => {$(
+    ($($name:ident $kind:ident),*) => {$(
         #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`].")]
         #[must_use]
         pub const fn $name(path: &'static str, request: Codec<Q>, response: Codec<R>) -> Self {
             Self { path: Cow::Borrowed(path), kind: MethodKind::$kind, idempotency: Idempotency::Unknown, request, response }
         }
-
-        #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`] with messages of prost, as generated code has it.")]
-        #[must_use]
-        pub const fn $prost(path: &'static str) -> Self
-        where
-            Q: prost::Message + Default,
-            R: prost::Message + Default,
-        {
-            Self::$name(path, Codec::prost(), Codec::prost())
-        }
     )*};
 }
 
 impl<Q, R> Method<Q, R> {
-    kinds!(
-        unary prost_unary Unary,
-        server_streaming prost_server_streaming ServerStreaming,
-        client_streaming prost_client_streaming ClientStreaming,
-        bidi_streaming prost_bidi_streaming BidiStreaming
-    );
+    kinds!(unary Unary, server_streaming ServerStreaming, client_streaming ClientStreaming, bidi_streaming BidiStreaming);
 
     /// A method whose path is known only at run time, for proxies.
     #[must_use]
@@ -198,4 +183,23 @@ impl<Q, R> Method<Q, R> {
     pub const fn idempotency(&self) -> Idempotency {
         self.idempotency
     }
+}
+
+macro_rules! prost_kinds {
+    ($($name:ident $function:ident $kind:ident),*) => {$(
+        #[doc = concat!("A method of kind [`MethodKind::", stringify!($kind), "`] whose messages are prost's.")]
+        #[must_use]
+        pub const fn $name(path: &'static str) -> Self {
+            Self::$function(path, Codec::prost(), Codec::prost())
+        }
+    )*};
+}
+
+impl<Q: prost::Message + Default, R: prost::Message + Default> Method<Q, R> {
+    prost_kinds!(
+        unary_prost unary Unary,
+        server_streaming_prost server_streaming ServerStreaming,
+        client_streaming_prost client_streaming ClientStreaming,
+        bidi_streaming_prost bidi_streaming BidiStreaming
+    );
 }

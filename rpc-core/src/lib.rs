@@ -16,8 +16,6 @@ mod wire;
 #[doc(hidden)]
 pub mod bench;
 pub mod client;
-#[doc(hidden)]
-pub mod codegen;
 pub mod compat;
 pub mod health;
 pub mod server;

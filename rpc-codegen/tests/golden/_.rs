@@ -35,11 +35,12 @@ impl ::rpc_core::prost::Name for Bare {
     }
 }
 /// The methods of `Plain`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod plain_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/Plain/Get`
-    pub const GET: Method<super::Bare, super::bare::Inner> = Method::prost_unary(
+    pub const GET: Method<super::Bare, super::bare::Inner> = Method::unary_prost(
         "/Plain/Get",
     );
     /// The service `Plain`.
@@ -52,22 +53,26 @@ pub mod plain_service {
     }
     /// Serves a [`Plain`].
     #[derive(Clone, Debug)]
-    pub struct PlainServer(::rpc_core::server::Service);
+    pub struct PlainServer(server::Service);
     impl PlainServer {
         /// The full name of the service.
         pub const NAME: &'static str = "Plain";
         /// Serves an implementation.
         pub fn new(service: impl Plain) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Plain>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Plain>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(PlainServer);
+    impl From<PlainServer> for server::Service {
+        fn from(server: PlainServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `Plain`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct PlainClient(Channel);
@@ -81,35 +86,41 @@ pub mod plain_service {
             &self,
             request: impl IntoRequest<super::Bare>,
         ) -> Result<Response<super::bare::Inner>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use plain_service::{Plain, PlainClient, PlainServer};
 /// The methods of `Nothing`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod nothing_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// Without methods.
     pub trait Nothing: Send + Sync + 'static {}
     /// Serves a [`Nothing`].
     #[derive(Clone, Debug)]
-    pub struct NothingServer(::rpc_core::server::Service);
+    pub struct NothingServer(server::Service);
     impl NothingServer {
         /// The full name of the service.
         pub const NAME: &'static str = "Nothing";
         /// Serves an implementation.
         pub fn new(service: impl Nothing) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Nothing>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it);
-            Self(service.into())
+        pub fn from_arc<T: Nothing>(_service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(NothingServer);
+    impl From<NothingServer> for server::Service {
+        fn from(server: NothingServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `Nothing`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct NothingClient(Channel);
@@ -120,5 +131,5 @@ pub mod nothing_service {
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use nothing_service::{Nothing, NothingClient, NothingServer};

@@ -55,11 +55,12 @@ impl Colour {
     }
 }
 /// The methods of `bytes.Blobs`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod blobs_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/bytes.Blobs/Get`
-    pub const GET: Method<super::Blob, super::Blob> = Method::prost_unary(
+    pub const GET: Method<super::Blob, super::Blob> = Method::unary_prost(
         "/bytes.Blobs/Get",
     );
     /// The service `bytes.Blobs`.
@@ -72,22 +73,26 @@ pub mod blobs_service {
     }
     /// Serves a [`Blobs`].
     #[derive(Clone, Debug)]
-    pub struct BlobsServer(::rpc_core::server::Service);
+    pub struct BlobsServer(server::Service);
     impl BlobsServer {
         /// The full name of the service.
         pub const NAME: &'static str = "bytes.Blobs";
         /// Serves an implementation.
         pub fn new(service: impl Blobs) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Blobs>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Blobs>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(BlobsServer);
+    impl From<BlobsServer> for server::Service {
+        fn from(server: BlobsServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `bytes.Blobs`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct BlobsClient(Channel);
@@ -101,9 +106,10 @@ pub mod blobs_service {
             &self,
             request: impl IntoRequest<super::Blob>,
         ) -> Result<Response<super::Blob>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use blobs_service::{Blobs, BlobsClient, BlobsServer};

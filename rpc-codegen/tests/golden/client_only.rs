@@ -16,15 +16,15 @@ impl ::rpc_core::prost::Name for Text {
     }
 }
 /// The methods of `client_only.Half`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod half_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
     /// `/client_only.Half/Get`
-    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET: Method<super::Text, super::Text> = Method::unary_prost(
         "/client_only.Half/Get",
     );
     /// `/client_only.Half/Chat`
-    pub const CHAT: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+    pub const CHAT: Method<super::Text, super::Text> = Method::bidi_streaming_prost(
         "/client_only.Half/Chat",
     );
     /// Calls `client_only.Half`; cheap to clone.
@@ -40,16 +40,18 @@ pub mod half_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
         /// Calls `/client_only.Half/Chat`.
         pub fn chat(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::Text>, RecvStream<super::Text>) {
-            self.0.bidi_streaming(&CHAT, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&CHAT, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use half_service::HalfClient;

@@ -99,19 +99,20 @@ impl Kind {
     }
 }
 /// The methods of `comments.Comments`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod comments_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/comments.Comments/Get`
-    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET: Method<super::Text, super::Text> = Method::unary_prost(
         "/comments.Comments/Get",
     );
     /// `/comments.Comments/Block`
-    pub const BLOCK: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const BLOCK: Method<super::Text, super::Text> = Method::unary_prost(
         "/comments.Comments/Block",
     );
     /// `/comments.Comments/Blank`
-    pub const BLANK: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const BLANK: Method<super::Text, super::Text> = Method::unary_prost(
         "/comments.Comments/Blank",
     );
     /// Service with an \[x\] link, a \<T\> tag, a \[link\](to) and `code<T>[0]`.
@@ -164,24 +165,28 @@ pub mod comments_service {
     }
     /// Serves a [`Comments`].
     #[derive(Clone, Debug)]
-    pub struct CommentsServer(::rpc_core::server::Service);
+    pub struct CommentsServer(server::Service);
     impl CommentsServer {
         /// The full name of the service.
         pub const NAME: &'static str = "comments.Comments";
         /// Serves an implementation.
         pub fn new(service: impl Comments) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Comments>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await)
-                .unary(&BLOCK, async |it, call| T::block(&it, call).await)
-                .unary(&BLANK, async |it, call| T::blank(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Comments>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get)
+                .unary_fn(&BLOCK, &service, T::block)
+                .unary_fn(&BLANK, &service, T::blank);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(CommentsServer);
+    impl From<CommentsServer> for server::Service {
+        fn from(server: CommentsServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `comments.Comments`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct CommentsClient(Channel);
@@ -200,7 +205,8 @@ pub mod comments_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
         /// *
         /// A block:
@@ -212,16 +218,18 @@ pub mod comments_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&BLOCK, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&BLOCK, request).await
         }
         /// Calls `/comments.Comments/Blank`.
         pub async fn blank(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&BLANK, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&BLANK, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use comments_service::{Comments, CommentsClient, CommentsServer};

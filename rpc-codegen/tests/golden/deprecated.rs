@@ -32,19 +32,20 @@ impl ::rpc_core::prost::Name for Old {
     }
 }
 /// The methods of `deprecated.Half`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod half_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/deprecated.Half/Old`
-    pub const OLD: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const OLD: Method<super::Text, super::Text> = Method::unary_prost(
         "/deprecated.Half/Old",
     );
     /// `/deprecated.Half/OldChat`
-    pub const OLD_CHAT: Method<super::Old, super::Old> = Method::prost_bidi_streaming(
+    pub const OLD_CHAT: Method<super::Old, super::Old> = Method::bidi_streaming_prost(
         "/deprecated.Half/OldChat",
     );
     /// `/deprecated.Half/Current`
-    pub const CURRENT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const CURRENT: Method<super::Text, super::Text> = Method::unary_prost(
         "/deprecated.Half/Current",
     );
     /// Of which one method is deprecated.
@@ -68,29 +69,28 @@ pub mod half_service {
     }
     /// Serves a [`Half`].
     #[derive(Clone, Debug)]
-    pub struct HalfServer(::rpc_core::server::Service);
+    pub struct HalfServer(server::Service);
     impl HalfServer {
         /// The full name of the service.
         pub const NAME: &'static str = "deprecated.Half";
         /// Serves an implementation.
         pub fn new(service: impl Half) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Half>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&OLD, async |it, call| T::old(&it, call).await)
-                .bidi_streaming(
-                    &OLD_CHAT,
-                    async |it, call, mut out| {
-                        Finished::new(T::old_chat(&it, call, &mut out).await, out)
-                    },
-                )
-                .unary(&CURRENT, async |it, call| T::current(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Half>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&OLD, &service, T::old)
+                .bidi_streaming_fn(&OLD_CHAT, &service, T::old_chat)
+                .unary_fn(&CURRENT, &service, T::current);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(HalfServer);
+    impl From<HalfServer> for server::Service {
+        fn from(server: HalfServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `deprecated.Half`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct HalfClient(Channel);
@@ -105,7 +105,8 @@ pub mod half_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&OLD, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&OLD, request).await
         }
         /// Calls `/deprecated.Half/OldChat`.
         #[deprecated]
@@ -113,25 +114,28 @@ pub mod half_service {
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::Old>, RecvStream<super::Old>) {
-            self.0.bidi_streaming(&OLD_CHAT, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&OLD_CHAT, request)
         }
         /// Calls `/deprecated.Half/Current`.
         pub async fn current(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&CURRENT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&CURRENT, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use half_service::{Half, HalfClient, HalfServer};
 /// The methods of `deprecated.Gone`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod gone_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/deprecated.Gone/Get`
-    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET: Method<super::Text, super::Text> = Method::unary_prost(
         "/deprecated.Gone/Get",
     );
     /// All of it is deprecated.
@@ -144,22 +148,26 @@ pub mod gone_service {
     }
     /// Serves a [`Gone`].
     #[derive(Clone, Debug)]
-    pub struct GoneServer(::rpc_core::server::Service);
+    pub struct GoneServer(server::Service);
     impl GoneServer {
         /// The full name of the service.
         pub const NAME: &'static str = "deprecated.Gone";
         /// Serves an implementation.
         pub fn new(service: impl Gone) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Gone>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Gone>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(GoneServer);
+    impl From<GoneServer> for server::Service {
+        fn from(server: GoneServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `deprecated.Gone`; cheap to clone.
     #[deprecated]
     #[derive(Clone, Debug)]
@@ -175,9 +183,10 @@ pub mod gone_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(deprecated, unused_imports)]
+#[allow(deprecated, unreachable_pub, unused_imports)]
 pub use gone_service::{Gone, GoneClient, GoneServer};

@@ -20,16 +20,17 @@ impl ::rpc_core::prost::Name for Holder {
     }
 }
 /// The methods of `extern_path.Extern`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod extern_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/extern_path.Extern/Get`
     pub const GET: Method<
         crate::generated::imports::common::Id,
         crate::generated::Mine,
-    > = Method::prost_unary("/extern_path.Extern/Get");
+    > = Method::unary_prost("/extern_path.Extern/Get");
     /// `/extern_path.Extern/Chat`
-    pub const CHAT: Method<::rpc_core::prost_types::Any, super::Holder> = Method::prost_bidi_streaming(
+    pub const CHAT: Method<::rpc_core::prost_types::Any, super::Holder> = Method::bidi_streaming_prost(
         "/extern_path.Extern/Chat",
     );
     /// The service `extern_path.Extern`.
@@ -50,28 +51,27 @@ pub mod extern_service {
     }
     /// Serves a [`Extern`].
     #[derive(Clone, Debug)]
-    pub struct ExternServer(::rpc_core::server::Service);
+    pub struct ExternServer(server::Service);
     impl ExternServer {
         /// The full name of the service.
         pub const NAME: &'static str = "extern_path.Extern";
         /// Serves an implementation.
         pub fn new(service: impl Extern) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Extern>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await)
-                .bidi_streaming(
-                    &CHAT,
-                    async |it, call, mut out| {
-                        Finished::new(T::chat(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: Extern>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get)
+                .bidi_streaming_fn(&CHAT, &service, T::chat);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(ExternServer);
+    impl From<ExternServer> for server::Service {
+        fn from(server: ExternServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `extern_path.Extern`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ExternClient(Channel);
@@ -85,16 +85,18 @@ pub mod extern_service {
             &self,
             request: impl IntoRequest<crate::generated::imports::common::Id>,
         ) -> Result<Response<crate::generated::Mine>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
         /// Calls `/extern_path.Extern/Chat`.
         pub fn chat(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<::rpc_core::prost_types::Any>, RecvStream<super::Holder>) {
-            self.0.bidi_streaming(&CHAT, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&CHAT, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use extern_service::{Extern, ExternClient, ExternServer};

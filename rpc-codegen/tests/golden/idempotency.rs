@@ -16,29 +16,30 @@ impl ::rpc_core::prost::Name for Text {
     }
 }
 /// The methods of `idempotency.Levels`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod levels_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/idempotency.Levels/Read`
-    pub const READ: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const READ: Method<super::Text, super::Text> = Method::unary_prost(
             "/idempotency.Levels/Read",
         )
         .no_side_effects();
     /// `/idempotency.Levels/Put`
-    pub const PUT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const PUT: Method<super::Text, super::Text> = Method::unary_prost(
             "/idempotency.Levels/Put",
         )
         .idempotent();
     /// `/idempotency.Levels/Unknown`
-    pub const UNKNOWN: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const UNKNOWN: Method<super::Text, super::Text> = Method::unary_prost(
         "/idempotency.Levels/Unknown",
     );
     /// `/idempotency.Levels/Unsaid`
-    pub const UNSAID: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const UNSAID: Method<super::Text, super::Text> = Method::unary_prost(
         "/idempotency.Levels/Unsaid",
     );
     /// `/idempotency.Levels/List`
-    pub const LIST: Method<super::Text, super::Text> = Method::prost_server_streaming(
+    pub const LIST: Method<super::Text, super::Text> = Method::server_streaming_prost(
             "/idempotency.Levels/List",
         )
         .no_side_effects();
@@ -73,31 +74,30 @@ pub mod levels_service {
     }
     /// Serves a [`Levels`].
     #[derive(Clone, Debug)]
-    pub struct LevelsServer(::rpc_core::server::Service);
+    pub struct LevelsServer(server::Service);
     impl LevelsServer {
         /// The full name of the service.
         pub const NAME: &'static str = "idempotency.Levels";
         /// Serves an implementation.
         pub fn new(service: impl Levels) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Levels>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&READ, async |it, call| T::read(&it, call).await)
-                .unary(&PUT, async |it, call| T::put(&it, call).await)
-                .unary(&UNKNOWN, async |it, call| T::unknown(&it, call).await)
-                .unary(&UNSAID, async |it, call| T::unsaid(&it, call).await)
-                .server_streaming(
-                    &LIST,
-                    async |it, call, mut out| {
-                        Finished::new(T::list(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: Levels>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&READ, &service, T::read)
+                .unary_fn(&PUT, &service, T::put)
+                .unary_fn(&UNKNOWN, &service, T::unknown)
+                .unary_fn(&UNSAID, &service, T::unsaid)
+                .server_streaming_fn(&LIST, &service, T::list);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(LevelsServer);
+    impl From<LevelsServer> for server::Service {
+        fn from(server: LevelsServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `idempotency.Levels`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LevelsClient(Channel);
@@ -111,37 +111,42 @@ pub mod levels_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&READ, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&READ, request).await
         }
         /// Calls `/idempotency.Levels/Put`.
         pub async fn put(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&PUT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&PUT, request).await
         }
         /// Calls `/idempotency.Levels/Unknown`.
         pub async fn unknown(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&UNKNOWN, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&UNKNOWN, request).await
         }
         /// Calls `/idempotency.Levels/Unsaid`.
         pub async fn unsaid(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&UNSAID, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&UNSAID, request).await
         }
         /// Calls `/idempotency.Levels/List`.
         pub fn list(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> RecvStream<super::Text> {
-            self.0.server_streaming(&LIST, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&LIST, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use levels_service::{Levels, LevelsClient, LevelsServer};

@@ -32,11 +32,12 @@ impl ::rpc_core::prost::Name for Hole {
     }
 }
 /// The methods of `imports.store.deep.down.Store`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod store_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/imports.store.deep.down.Store/Get`
-    pub const GET: Method<super::super::super::super::common::Id, super::Hole> = Method::prost_unary(
+    pub const GET: Method<super::super::super::super::common::Id, super::Hole> = Method::unary_prost(
         "/imports.store.deep.down.Store/Get",
     );
     /// Of the same name as the service further out.
@@ -49,22 +50,26 @@ pub mod store_service {
     }
     /// Serves a [`Store`].
     #[derive(Clone, Debug)]
-    pub struct StoreServer(::rpc_core::server::Service);
+    pub struct StoreServer(server::Service);
     impl StoreServer {
         /// The full name of the service.
         pub const NAME: &'static str = "imports.store.deep.down.Store";
         /// Serves an implementation.
         pub fn new(service: impl Store) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Store>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Store>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(StoreServer);
+    impl From<StoreServer> for server::Service {
+        fn from(server: StoreServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `imports.store.deep.down.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreClient(Channel);
@@ -78,9 +83,10 @@ pub mod store_service {
             &self,
             request: impl IntoRequest<super::super::super::super::common::Id>,
         ) -> Result<Response<super::Hole>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use store_service::{Store, StoreClient, StoreServer};

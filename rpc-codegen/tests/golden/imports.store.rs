@@ -16,15 +16,16 @@ impl ::rpc_core::prost::Name for Item {
     }
 }
 /// The methods of `imports.store.Store`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod store_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/imports.store.Store/Get`
-    pub const GET: Method<super::super::common::Id, super::Item> = Method::prost_unary(
+    pub const GET: Method<super::super::common::Id, super::Item> = Method::unary_prost(
         "/imports.store.Store/Get",
     );
     /// `/imports.store.Store/Dig`
-    pub const DIG: Method<super::deep::down::Hole, super::deep::down::hole::Stone> = Method::prost_server_streaming(
+    pub const DIG: Method<super::deep::down::Hole, super::deep::down::hole::Stone> = Method::server_streaming_prost(
         "/imports.store.Store/Dig",
     );
     /// The service `imports.store.Store`.
@@ -43,28 +44,27 @@ pub mod store_service {
     }
     /// Serves a [`Store`].
     #[derive(Clone, Debug)]
-    pub struct StoreServer(::rpc_core::server::Service);
+    pub struct StoreServer(server::Service);
     impl StoreServer {
         /// The full name of the service.
         pub const NAME: &'static str = "imports.store.Store";
         /// Serves an implementation.
         pub fn new(service: impl Store) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Store>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await)
-                .server_streaming(
-                    &DIG,
-                    async |it, call, mut out| {
-                        Finished::new(T::dig(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: Store>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get)
+                .server_streaming_fn(&DIG, &service, T::dig);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(StoreServer);
+    impl From<StoreServer> for server::Service {
+        fn from(server: StoreServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `imports.store.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreClient(Channel);
@@ -78,16 +78,18 @@ pub mod store_service {
             &self,
             request: impl IntoRequest<super::super::common::Id>,
         ) -> Result<Response<super::Item>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
         /// Calls `/imports.store.Store/Dig`.
         pub fn dig(
             &self,
             request: impl IntoRequest<super::deep::down::Hole>,
         ) -> RecvStream<super::deep::down::hole::Stone> {
-            self.0.server_streaming(&DIG, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&DIG, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use store_service::{Store, StoreClient, StoreServer};

@@ -108,71 +108,72 @@ impl Enum {
     }
 }
 /// The methods of `keywords.type.match.service`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod service_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/keywords.type.match.service/type`
-    pub const TYPE: Method<super::Type, super::Type> = Method::prost_unary(
+    pub const TYPE: Method<super::Type, super::Type> = Method::unary_prost(
         "/keywords.type.match.service/type",
     );
     /// `/keywords.type.match.service/match`
-    pub const MATCH: Method<super::Type, super::Type> = Method::prost_server_streaming(
+    pub const MATCH: Method<super::Type, super::Type> = Method::server_streaming_prost(
         "/keywords.type.match.service/match",
     );
     /// `/keywords.type.match.service/self`
-    pub const SELF_: Method<super::Self_, super::Self_> = Method::prost_client_streaming(
+    pub const SELF_: Method<super::Self_, super::Self_> = Method::client_streaming_prost(
         "/keywords.type.match.service/self",
     );
     /// `/keywords.type.match.service/super`
-    pub const SUPER_: Method<super::Self_, super::Self_> = Method::prost_bidi_streaming(
+    pub const SUPER_: Method<super::Self_, super::Self_> = Method::bidi_streaming_prost(
         "/keywords.type.match.service/super",
     );
     /// `/keywords.type.match.service/crate`
-    pub const CRATE_: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const CRATE_: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/crate",
     );
     /// `/keywords.type.match.service/extern`
-    pub const EXTERN_: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const EXTERN_: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/extern",
     );
     /// `/keywords.type.match.service/async`
-    pub const ASYNC: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const ASYNC: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/async",
     );
     /// `/keywords.type.match.service/await`
-    pub const AWAIT: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const AWAIT: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/await",
     );
     /// `/keywords.type.match.service/gen`
-    pub const GEN: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const GEN: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/gen",
     );
     /// `/keywords.type.match.service/try`
-    pub const TRY: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const TRY: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/try",
     );
     /// `/keywords.type.match.service/dyn`
-    pub const DYN: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const DYN: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/dyn",
     );
     /// `/keywords.type.match.service/union`
-    pub const UNION: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const UNION: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/union",
     );
     /// `/keywords.type.match.service/service`
-    pub const SERVICE: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const SERVICE: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/service",
     );
     /// `/keywords.type.match.service/message`
-    pub const MESSAGE: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const MESSAGE: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/message",
     );
     /// `/keywords.type.match.service/rpc`
-    pub const RPC: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const RPC: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/rpc",
     );
     /// `/keywords.type.match.service/Self`
-    pub const SELF__: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const SELF__: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.service/Self",
     );
     /// The service `keywords.type.match.service`.
@@ -262,47 +263,41 @@ pub mod service_service {
     }
     /// Serves a [`Service`].
     #[derive(Clone, Debug)]
-    pub struct ServiceServer(::rpc_core::server::Service);
+    pub struct ServiceServer(server::Service);
     impl ServiceServer {
         /// The full name of the service.
         pub const NAME: &'static str = "keywords.type.match.service";
         /// Serves an implementation.
         pub fn new(service: impl Service) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Service>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&TYPE, async |it, call| T::r#type(&it, call).await)
-                .server_streaming(
-                    &MATCH,
-                    async |it, call, mut out| {
-                        Finished::new(T::r#match(&it, call, &mut out).await, out)
-                    },
-                )
-                .client_streaming(&SELF_, async |it, call| T::self_(&it, call).await)
-                .bidi_streaming(
-                    &SUPER_,
-                    async |it, call, mut out| {
-                        Finished::new(T::super_(&it, call, &mut out).await, out)
-                    },
-                )
-                .unary(&CRATE_, async |it, call| T::crate_(&it, call).await)
-                .unary(&EXTERN_, async |it, call| T::extern_(&it, call).await)
-                .unary(&ASYNC, async |it, call| T::r#async(&it, call).await)
-                .unary(&AWAIT, async |it, call| T::r#await(&it, call).await)
-                .unary(&GEN, async |it, call| T::r#gen(&it, call).await)
-                .unary(&TRY, async |it, call| T::r#try(&it, call).await)
-                .unary(&DYN, async |it, call| T::r#dyn(&it, call).await)
-                .unary(&UNION, async |it, call| T::union(&it, call).await)
-                .unary(&SERVICE, async |it, call| T::service(&it, call).await)
-                .unary(&MESSAGE, async |it, call| T::message(&it, call).await)
-                .unary(&RPC, async |it, call| T::rpc(&it, call).await)
-                .unary(&SELF__, async |it, call| T::self__(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Service>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&TYPE, &service, T::r#type)
+                .server_streaming_fn(&MATCH, &service, T::r#match)
+                .client_streaming_fn(&SELF_, &service, T::self_)
+                .bidi_streaming_fn(&SUPER_, &service, T::super_)
+                .unary_fn(&CRATE_, &service, T::crate_)
+                .unary_fn(&EXTERN_, &service, T::extern_)
+                .unary_fn(&ASYNC, &service, T::r#async)
+                .unary_fn(&AWAIT, &service, T::r#await)
+                .unary_fn(&GEN, &service, T::r#gen)
+                .unary_fn(&TRY, &service, T::r#try)
+                .unary_fn(&DYN, &service, T::r#dyn)
+                .unary_fn(&UNION, &service, T::union)
+                .unary_fn(&SERVICE, &service, T::service)
+                .unary_fn(&MESSAGE, &service, T::message)
+                .unary_fn(&RPC, &service, T::rpc)
+                .unary_fn(&SELF__, &service, T::self__);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(ServiceServer);
+    impl From<ServiceServer> for server::Service {
+        fn from(server: ServiceServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `keywords.type.match.service`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ServiceClient(Channel);
@@ -316,123 +311,140 @@ pub mod service_service {
             &self,
             request: impl IntoRequest<super::Type>,
         ) -> Result<Response<super::Type>, Status> {
-            self.0.unary(&TYPE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&TYPE, request).await
         }
         /// Calls `/keywords.type.match.service/match`.
         pub fn r#match(
             &self,
             request: impl IntoRequest<super::Type>,
         ) -> RecvStream<super::Type> {
-            self.0.server_streaming(&MATCH, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&MATCH, request)
         }
         /// Calls `/keywords.type.match.service/self`.
         pub fn self_(
             &self,
             request: impl IntoRequest<()>,
         ) -> ClientStream<super::Self_, super::Self_> {
-            self.0.client_streaming(&SELF_, request.into_request())
+            let request = request.into_request();
+            self.0.client_streaming(&SELF_, request)
         }
         /// Calls `/keywords.type.match.service/super`.
         pub fn super_(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::Self_>, RecvStream<super::Self_>) {
-            self.0.bidi_streaming(&SUPER_, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&SUPER_, request)
         }
         /// Calls `/keywords.type.match.service/crate`.
         pub async fn crate_(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&CRATE_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&CRATE_, request).await
         }
         /// Calls `/keywords.type.match.service/extern`.
         pub async fn extern_(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&EXTERN_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&EXTERN_, request).await
         }
         /// Calls `/keywords.type.match.service/async`.
         pub async fn r#async(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&ASYNC, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&ASYNC, request).await
         }
         /// Calls `/keywords.type.match.service/await`.
         pub async fn r#await(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&AWAIT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&AWAIT, request).await
         }
         /// Calls `/keywords.type.match.service/gen`.
         pub async fn r#gen(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&GEN, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GEN, request).await
         }
         /// Calls `/keywords.type.match.service/try`.
         pub async fn r#try(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&TRY, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&TRY, request).await
         }
         /// Calls `/keywords.type.match.service/dyn`.
         pub async fn r#dyn(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&DYN, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&DYN, request).await
         }
         /// Calls `/keywords.type.match.service/union`.
         pub async fn union(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&UNION, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&UNION, request).await
         }
         /// Calls `/keywords.type.match.service/service`.
         pub async fn service(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&SERVICE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&SERVICE, request).await
         }
         /// Calls `/keywords.type.match.service/message`.
         pub async fn message(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&MESSAGE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&MESSAGE, request).await
         }
         /// Calls `/keywords.type.match.service/rpc`.
         pub async fn rpc(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&RPC, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&RPC, request).await
         }
         /// Calls `/keywords.type.match.service/Self`.
         pub async fn self__(
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&SELF__, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&SELF__, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use service_service::{Service, ServiceClient, ServiceServer};
 /// The methods of `keywords.type.match.trait`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod trait_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/keywords.type.match.trait/impl`
-    pub const IMPL: Method<super::Message, super::Message> = Method::prost_unary(
+    pub const IMPL: Method<super::Message, super::Message> = Method::unary_prost(
         "/keywords.type.match.trait/impl",
     );
     /// The service `keywords.type.match.trait`.
@@ -445,22 +457,26 @@ pub mod trait_service {
     }
     /// Serves a [`Trait`].
     #[derive(Clone, Debug)]
-    pub struct TraitServer(::rpc_core::server::Service);
+    pub struct TraitServer(server::Service);
     impl TraitServer {
         /// The full name of the service.
         pub const NAME: &'static str = "keywords.type.match.trait";
         /// Serves an implementation.
         pub fn new(service: impl Trait) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Trait>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&IMPL, async |it, call| T::r#impl(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Trait>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&IMPL, &service, T::r#impl);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(TraitServer);
+    impl From<TraitServer> for server::Service {
+        fn from(server: TraitServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `keywords.type.match.trait`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TraitClient(Channel);
@@ -474,9 +490,10 @@ pub mod trait_service {
             &self,
             request: impl IntoRequest<super::Message>,
         ) -> Result<Response<super::Message>, Status> {
-            self.0.unary(&IMPL, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&IMPL, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use trait_service::{Trait, TraitClient, TraitServer};

@@ -16,67 +16,68 @@ impl ::rpc_core::prost::Name for Text {
     }
 }
 /// The methods of `methods.Methods`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod methods_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/methods.Methods/New`
-    pub const NEW_: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const NEW_: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/New",
     );
     /// `/methods.Methods/Connect`
-    pub const CONNECT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const CONNECT: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Connect",
     );
     /// `/methods.Methods/FromArc`
-    pub const FROM_ARC: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const FROM_ARC: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/FromArc",
     );
     /// `/methods.Methods/Clone`
-    pub const CLONE: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const CLONE: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Clone",
     );
     /// `/methods.Methods/AsRef`
-    pub const AS_REF: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+    pub const AS_REF: Method<super::Text, super::Text> = Method::bidi_streaming_prost(
         "/methods.Methods/AsRef",
     );
     /// `/methods.Methods/Into`
-    pub const INTO_: Method<super::Text, super::Text> = Method::prost_server_streaming(
+    pub const INTO_: Method<super::Text, super::Text> = Method::server_streaming_prost(
         "/methods.Methods/Into",
     );
     /// `/methods.Methods/Drop`
-    pub const DROP: Method<super::Text, super::Text> = Method::prost_client_streaming(
+    pub const DROP: Method<super::Text, super::Text> = Method::client_streaming_prost(
         "/methods.Methods/Drop",
     );
     /// `/methods.Methods/ToOwned`
-    pub const TO_OWNED: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const TO_OWNED: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/ToOwned",
     );
     /// `/methods.Methods/Default`
-    pub const DEFAULT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const DEFAULT: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Default",
     );
     /// `/methods.Methods/Request`
-    pub const REQUEST: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const REQUEST: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Request",
     );
     /// `/methods.Methods/Responses`
-    pub const RESPONSES: Method<super::Text, super::Text> = Method::prost_server_streaming(
+    pub const RESPONSES: Method<super::Text, super::Text> = Method::server_streaming_prost(
         "/methods.Methods/Responses",
     );
     /// `/methods.Methods/Service`
-    pub const SERVICE: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const SERVICE: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Service",
     );
     /// `/methods.Methods/Name`
-    pub const NAME: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const NAME: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Name",
     );
     /// `/methods.Methods/Fmt`
-    pub const FMT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const FMT: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/Fmt",
     );
     /// `/methods.Methods/TypeId`
-    pub const TYPE_ID: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const TYPE_ID: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Methods/TypeId",
     );
     /// The service `methods.Methods`.
@@ -162,51 +163,40 @@ pub mod methods_service {
     }
     /// Serves a [`Methods`].
     #[derive(Clone, Debug)]
-    pub struct MethodsServer(::rpc_core::server::Service);
+    pub struct MethodsServer(server::Service);
     impl MethodsServer {
         /// The full name of the service.
         pub const NAME: &'static str = "methods.Methods";
         /// Serves an implementation.
         pub fn new(service: impl Methods) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Methods>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&NEW_, async |it, call| T::new_(&it, call).await)
-                .unary(&CONNECT, async |it, call| T::connect(&it, call).await)
-                .unary(&FROM_ARC, async |it, call| T::from_arc(&it, call).await)
-                .unary(&CLONE, async |it, call| T::clone(&it, call).await)
-                .bidi_streaming(
-                    &AS_REF,
-                    async |it, call, mut out| {
-                        Finished::new(T::as_ref(&it, call, &mut out).await, out)
-                    },
-                )
-                .server_streaming(
-                    &INTO_,
-                    async |it, call, mut out| {
-                        Finished::new(T::into_(&it, call, &mut out).await, out)
-                    },
-                )
-                .client_streaming(&DROP, async |it, call| T::drop(&it, call).await)
-                .unary(&TO_OWNED, async |it, call| T::to_owned(&it, call).await)
-                .unary(&DEFAULT, async |it, call| T::default(&it, call).await)
-                .unary(&REQUEST, async |it, call| T::request(&it, call).await)
-                .server_streaming(
-                    &RESPONSES,
-                    async |it, call, mut out| {
-                        Finished::new(T::responses(&it, call, &mut out).await, out)
-                    },
-                )
-                .unary(&SERVICE, async |it, call| T::service(&it, call).await)
-                .unary(&NAME, async |it, call| T::name(&it, call).await)
-                .unary(&FMT, async |it, call| T::fmt(&it, call).await)
-                .unary(&TYPE_ID, async |it, call| T::type_id(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Methods>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&NEW_, &service, T::new_)
+                .unary_fn(&CONNECT, &service, T::connect)
+                .unary_fn(&FROM_ARC, &service, T::from_arc)
+                .unary_fn(&CLONE, &service, T::clone)
+                .bidi_streaming_fn(&AS_REF, &service, T::as_ref)
+                .server_streaming_fn(&INTO_, &service, T::into_)
+                .client_streaming_fn(&DROP, &service, T::drop)
+                .unary_fn(&TO_OWNED, &service, T::to_owned)
+                .unary_fn(&DEFAULT, &service, T::default)
+                .unary_fn(&REQUEST, &service, T::request)
+                .server_streaming_fn(&RESPONSES, &service, T::responses)
+                .unary_fn(&SERVICE, &service, T::service)
+                .unary_fn(&NAME, &service, T::name)
+                .unary_fn(&FMT, &service, T::fmt)
+                .unary_fn(&TYPE_ID, &service, T::type_id);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(MethodsServer);
+    impl From<MethodsServer> for server::Service {
+        fn from(server: MethodsServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `methods.Methods`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct MethodsClient(Channel);
@@ -220,144 +210,160 @@ pub mod methods_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&NEW_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NEW_, request).await
         }
         /// Calls `/methods.Methods/Connect`.
         pub async fn connect(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&CONNECT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&CONNECT, request).await
         }
         /// Calls `/methods.Methods/FromArc`.
         pub async fn from_arc(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&FROM_ARC, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&FROM_ARC, request).await
         }
         /// Calls `/methods.Methods/Clone`.
         pub async fn clone(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&CLONE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&CLONE, request).await
         }
         /// Calls `/methods.Methods/AsRef`.
         pub fn as_ref(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::Text>, RecvStream<super::Text>) {
-            self.0.bidi_streaming(&AS_REF, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&AS_REF, request)
         }
         /// Calls `/methods.Methods/Into`.
         pub fn into_(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> RecvStream<super::Text> {
-            self.0.server_streaming(&INTO_, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&INTO_, request)
         }
         /// Calls `/methods.Methods/Drop`.
         pub fn drop(
             &self,
             request: impl IntoRequest<()>,
         ) -> ClientStream<super::Text, super::Text> {
-            self.0.client_streaming(&DROP, request.into_request())
+            let request = request.into_request();
+            self.0.client_streaming(&DROP, request)
         }
         /// Calls `/methods.Methods/ToOwned`.
         pub async fn to_owned(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&TO_OWNED, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&TO_OWNED, request).await
         }
         /// Calls `/methods.Methods/Default`.
         pub async fn default(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&DEFAULT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&DEFAULT, request).await
         }
         /// Calls `/methods.Methods/Request`.
         pub async fn request(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&REQUEST, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&REQUEST, request).await
         }
         /// Calls `/methods.Methods/Responses`.
         pub fn responses(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> RecvStream<super::Text> {
-            self.0.server_streaming(&RESPONSES, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&RESPONSES, request)
         }
         /// Calls `/methods.Methods/Service`.
         pub async fn service(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&SERVICE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&SERVICE, request).await
         }
         /// Calls `/methods.Methods/Name`.
         pub async fn name(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&NAME, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NAME, request).await
         }
         /// Calls `/methods.Methods/Fmt`.
         pub async fn fmt(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&FMT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&FMT, request).await
         }
         /// Calls `/methods.Methods/TypeId`.
         pub async fn type_id(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&TYPE_ID, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&TYPE_ID, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use methods_service::{Methods, MethodsClient, MethodsServer};
 /// The methods of `methods.Alike`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod alike_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/methods.Alike/GetIt`
-    pub const GET_IT: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET_IT: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/GetIt",
     );
     /// `/methods.Alike/getIt`
-    pub const GET_IT_: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET_IT_: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/getIt",
     );
     /// `/methods.Alike/get_it`
-    pub const GET_IT__: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET_IT__: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/get_it",
     );
     /// `/methods.Alike/GetHTTPPage`
-    pub const GET_HTTP_PAGE: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET_HTTP_PAGE: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/GetHTTPPage",
     );
     /// `/methods.Alike/GetHttpPage`
-    pub const GET_HTTP_PAGE_: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET_HTTP_PAGE_: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/GetHttpPage",
     );
     /// `/methods.Alike/new`
-    pub const NEW_: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const NEW_: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/new",
     );
     /// `/methods.Alike/new_`
-    pub const NEW__: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const NEW__: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/new_",
     );
     /// `/methods.Alike/v1`
-    pub const V1: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const V1: Method<super::Text, super::Text> = Method::unary_prost(
         "/methods.Alike/v1",
     );
     /// Methods whose names differ for protobuf and not for Rust.
@@ -405,35 +411,33 @@ pub mod alike_service {
     }
     /// Serves a [`Alike`].
     #[derive(Clone, Debug)]
-    pub struct AlikeServer(::rpc_core::server::Service);
+    pub struct AlikeServer(server::Service);
     impl AlikeServer {
         /// The full name of the service.
         pub const NAME: &'static str = "methods.Alike";
         /// Serves an implementation.
         pub fn new(service: impl Alike) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Alike>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET_IT, async |it, call| T::get_it(&it, call).await)
-                .unary(&GET_IT_, async |it, call| T::get_it_(&it, call).await)
-                .unary(&GET_IT__, async |it, call| T::get_it__(&it, call).await)
-                .unary(
-                    &GET_HTTP_PAGE,
-                    async |it, call| T::get_http_page(&it, call).await,
-                )
-                .unary(
-                    &GET_HTTP_PAGE_,
-                    async |it, call| T::get_http_page_(&it, call).await,
-                )
-                .unary(&NEW_, async |it, call| T::new_(&it, call).await)
-                .unary(&NEW__, async |it, call| T::new__(&it, call).await)
-                .unary(&V1, async |it, call| T::v1(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Alike>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET_IT, &service, T::get_it)
+                .unary_fn(&GET_IT_, &service, T::get_it_)
+                .unary_fn(&GET_IT__, &service, T::get_it__)
+                .unary_fn(&GET_HTTP_PAGE, &service, T::get_http_page)
+                .unary_fn(&GET_HTTP_PAGE_, &service, T::get_http_page_)
+                .unary_fn(&NEW_, &service, T::new_)
+                .unary_fn(&NEW__, &service, T::new__)
+                .unary_fn(&V1, &service, T::v1);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(AlikeServer);
+    impl From<AlikeServer> for server::Service {
+        fn from(server: AlikeServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `methods.Alike`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct AlikeClient(Channel);
@@ -447,58 +451,66 @@ pub mod alike_service {
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET_IT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_IT, request).await
         }
         /// Calls `/methods.Alike/getIt`.
         pub async fn get_it_(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET_IT_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_IT_, request).await
         }
         /// Calls `/methods.Alike/get_it`.
         pub async fn get_it__(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET_IT__, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_IT__, request).await
         }
         /// Calls `/methods.Alike/GetHTTPPage`.
         pub async fn get_http_page(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET_HTTP_PAGE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_HTTP_PAGE, request).await
         }
         /// Calls `/methods.Alike/GetHttpPage`.
         pub async fn get_http_page_(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&GET_HTTP_PAGE_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_HTTP_PAGE_, request).await
         }
         /// Calls `/methods.Alike/new`.
         pub async fn new_(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&NEW_, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NEW_, request).await
         }
         /// Calls `/methods.Alike/new_`.
         pub async fn new__(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&NEW__, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NEW__, request).await
         }
         /// Calls `/methods.Alike/v1`.
         pub async fn v1(
             &self,
             request: impl IntoRequest<super::Text>,
         ) -> Result<Response<super::Text>, Status> {
-            self.0.unary(&V1, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&V1, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use alike_service::{Alike, AlikeClient, AlikeServer};

@@ -41,11 +41,12 @@ impl ::rpc_core::prost::Name for Old {
     }
 }
 /// The methods of `proto2.Two`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod two_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/proto2.Two/Get`
-    pub const GET: Method<super::Old, super::Old> = Method::prost_unary(
+    pub const GET: Method<super::Old, super::Old> = Method::unary_prost(
         "/proto2.Two/Get",
     );
     /// The service `proto2.Two`.
@@ -58,22 +59,26 @@ pub mod two_service {
     }
     /// Serves a [`Two`].
     #[derive(Clone, Debug)]
-    pub struct TwoServer(::rpc_core::server::Service);
+    pub struct TwoServer(server::Service);
     impl TwoServer {
         /// The full name of the service.
         pub const NAME: &'static str = "proto2.Two";
         /// Serves an implementation.
         pub fn new(service: impl Two) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Two>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Two>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(TwoServer);
+    impl From<TwoServer> for server::Service {
+        fn from(server: TwoServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `proto2.Two`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TwoClient(Channel);
@@ -87,9 +92,10 @@ pub mod two_service {
             &self,
             request: impl IntoRequest<super::Old>,
         ) -> Result<Response<super::Old>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use two_service::{Two, TwoClient, TwoServer};

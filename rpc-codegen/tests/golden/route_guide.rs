@@ -91,23 +91,24 @@ impl ::rpc_core::prost::Name for RouteSummary {
     }
 }
 /// The methods of `route_guide.RouteGuide`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod route_guide_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/route_guide.RouteGuide/GetFeature`
-    pub const GET_FEATURE: Method<super::Point, super::Feature> = Method::prost_unary(
+    pub const GET_FEATURE: Method<super::Point, super::Feature> = Method::unary_prost(
         "/route_guide.RouteGuide/GetFeature",
     );
     /// `/route_guide.RouteGuide/ListFeatures`
-    pub const LIST_FEATURES: Method<super::Rectangle, super::Feature> = Method::prost_server_streaming(
+    pub const LIST_FEATURES: Method<super::Rectangle, super::Feature> = Method::server_streaming_prost(
         "/route_guide.RouteGuide/ListFeatures",
     );
     /// `/route_guide.RouteGuide/RecordRoute`
-    pub const RECORD_ROUTE: Method<super::Point, super::RouteSummary> = Method::prost_client_streaming(
+    pub const RECORD_ROUTE: Method<super::Point, super::RouteSummary> = Method::client_streaming_prost(
         "/route_guide.RouteGuide/RecordRoute",
     );
     /// `/route_guide.RouteGuide/RouteChat`
-    pub const ROUTE_CHAT: Method<super::RouteNote, super::RouteNote> = Method::prost_bidi_streaming(
+    pub const ROUTE_CHAT: Method<super::RouteNote, super::RouteNote> = Method::bidi_streaming_prost(
         "/route_guide.RouteGuide/RouteChat",
     );
     /// Answers questions about a route.
@@ -142,38 +143,29 @@ pub mod route_guide_service {
     }
     /// Serves a [`RouteGuide`].
     #[derive(Clone, Debug)]
-    pub struct RouteGuideServer(::rpc_core::server::Service);
+    pub struct RouteGuideServer(server::Service);
     impl RouteGuideServer {
         /// The full name of the service.
         pub const NAME: &'static str = "route_guide.RouteGuide";
         /// Serves an implementation.
         pub fn new(service: impl RouteGuide) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: RouteGuide>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET_FEATURE, async |it, call| T::get_feature(&it, call).await)
-                .server_streaming(
-                    &LIST_FEATURES,
-                    async |it, call, mut out| {
-                        Finished::new(T::list_features(&it, call, &mut out).await, out)
-                    },
-                )
-                .client_streaming(
-                    &RECORD_ROUTE,
-                    async |it, call| T::record_route(&it, call).await,
-                )
-                .bidi_streaming(
-                    &ROUTE_CHAT,
-                    async |it, call, mut out| {
-                        Finished::new(T::route_chat(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: RouteGuide>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET_FEATURE, &service, T::get_feature)
+                .server_streaming_fn(&LIST_FEATURES, &service, T::list_features)
+                .client_streaming_fn(&RECORD_ROUTE, &service, T::record_route)
+                .bidi_streaming_fn(&ROUTE_CHAT, &service, T::route_chat);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(RouteGuideServer);
+    impl From<RouteGuideServer> for server::Service {
+        fn from(server: RouteGuideServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `route_guide.RouteGuide`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct RouteGuideClient(Channel);
@@ -187,14 +179,16 @@ pub mod route_guide_service {
             &self,
             request: impl IntoRequest<super::Point>,
         ) -> Result<Response<super::Feature>, Status> {
-            self.0.unary(&GET_FEATURE, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET_FEATURE, request).await
         }
         /// Obtains the features within a rectangle.
         pub fn list_features(
             &self,
             request: impl IntoRequest<super::Rectangle>,
         ) -> RecvStream<super::Feature> {
-            self.0.server_streaming(&LIST_FEATURES, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&LIST_FEATURES, request)
         }
         /// Accepts the points of a route,
         /// and sums them up.
@@ -202,16 +196,18 @@ pub mod route_guide_service {
             &self,
             request: impl IntoRequest<()>,
         ) -> ClientStream<super::Point, super::RouteSummary> {
-            self.0.client_streaming(&RECORD_ROUTE, request.into_request())
+            let request = request.into_request();
+            self.0.client_streaming(&RECORD_ROUTE, request)
         }
         /// Notes in both directions.
         pub fn route_chat(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::RouteNote>, RecvStream<super::RouteNote>) {
-            self.0.bidi_streaming(&ROUTE_CHAT, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&ROUTE_CHAT, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use route_guide_service::{RouteGuide, RouteGuideClient, RouteGuideServer};

@@ -297,11 +297,12 @@ impl ::rpc_core::prost::Name for Some {
     }
 }
 /// The methods of `same_name.Echo`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod echo_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Echo/Echo`
-    pub const ECHO: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const ECHO: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Echo/Echo",
     );
     /// The service `same_name.Echo`.
@@ -314,22 +315,26 @@ pub mod echo_service {
     }
     /// Serves a [`EchoService`].
     #[derive(Clone, Debug)]
-    pub struct EchoServiceServer(::rpc_core::server::Service);
+    pub struct EchoServiceServer(server::Service);
     impl EchoServiceServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Echo";
         /// Serves an implementation.
         pub fn new(service: impl EchoService) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: EchoService>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&ECHO, async |it, call| T::echo(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: EchoService>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&ECHO, &service, T::echo);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(EchoServiceServer);
+    impl From<EchoServiceServer> for server::Service {
+        fn from(server: EchoServiceServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Echo`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct EchoServiceClient(Channel);
@@ -343,18 +348,20 @@ pub mod echo_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&ECHO, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&ECHO, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use echo_service::{EchoService, EchoServiceClient, EchoServiceServer};
 /// The methods of `same_name.Store`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod store_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Store/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Store/Get",
     );
     /// Its name with `Client` behind it is a message's.
@@ -367,22 +374,26 @@ pub mod store_service {
     }
     /// Serves a [`StoreService`].
     #[derive(Clone, Debug)]
-    pub struct StoreServiceServer(::rpc_core::server::Service);
+    pub struct StoreServiceServer(server::Service);
     impl StoreServiceServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Store";
         /// Serves an implementation.
         pub fn new(service: impl StoreService) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: StoreService>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: StoreService>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(StoreServiceServer);
+    impl From<StoreServiceServer> for server::Service {
+        fn from(server: StoreServiceServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Store`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct StoreServiceClient(Channel);
@@ -396,18 +407,20 @@ pub mod store_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use store_service::{StoreService, StoreServiceClient, StoreServiceServer};
 /// The methods of `same_name.Lamp`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod lamp_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Lamp/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Lamp/Get",
     );
     /// `Lamp` and `LampClient` both want `LampClient`.
@@ -420,22 +433,26 @@ pub mod lamp_service {
     }
     /// Serves a [`Lamp`].
     #[derive(Clone, Debug)]
-    pub struct LampServer(::rpc_core::server::Service);
+    pub struct LampServer(server::Service);
     impl LampServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Lamp";
         /// Serves an implementation.
         pub fn new(service: impl Lamp) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Lamp>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Lamp>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(LampServer);
+    impl From<LampServer> for server::Service {
+        fn from(server: LampServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Lamp`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LampClient(Channel);
@@ -449,18 +466,20 @@ pub mod lamp_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use lamp_service::{Lamp, LampClient, LampServer};
 /// The methods of `same_name.LampClient`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod lamp_client_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.LampClient/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.LampClient/Get",
     );
     /// The service `same_name.LampClient`.
@@ -473,22 +492,26 @@ pub mod lamp_client_service {
     }
     /// Serves a [`LampClientService`].
     #[derive(Clone, Debug)]
-    pub struct LampClientServiceServer(::rpc_core::server::Service);
+    pub struct LampClientServiceServer(server::Service);
     impl LampClientServiceServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.LampClient";
         /// Serves an implementation.
         pub fn new(service: impl LampClientService) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: LampClientService>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: LampClientService>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(LampClientServiceServer);
+    impl From<LampClientServiceServer> for server::Service {
+        fn from(server: LampClientServiceServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.LampClient`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct LampClientServiceClient(Channel);
@@ -502,20 +525,22 @@ pub mod lamp_client_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use lamp_client_service::{
     LampClientService, LampClientServiceClient, LampClientServiceServer,
 };
 /// The methods of `same_name.Door`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod door_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Door/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Door/Get",
     );
     /// The service `same_name.Door`.
@@ -528,22 +553,26 @@ pub mod door_service {
     }
     /// Serves a [`DoorServiceService`].
     #[derive(Clone, Debug)]
-    pub struct DoorServiceServiceServer(::rpc_core::server::Service);
+    pub struct DoorServiceServiceServer(server::Service);
     impl DoorServiceServiceServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Door";
         /// Serves an implementation.
         pub fn new(service: impl DoorServiceService) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: DoorServiceService>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: DoorServiceService>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(DoorServiceServiceServer);
+    impl From<DoorServiceServiceServer> for server::Service {
+        fn from(server: DoorServiceServiceServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Door`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct DoorServiceServiceClient(Channel);
@@ -557,20 +586,22 @@ pub mod door_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use door_service::{
     DoorServiceService, DoorServiceServiceClient, DoorServiceServiceServer,
 };
 /// The methods of `same_name.Route`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod route_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Route/Get`
-    pub const GET: Method<super::RouteMethods, super::route_methods::Part> = Method::prost_unary(
+    pub const GET: Method<super::RouteMethods, super::route_methods::Part> = Method::unary_prost(
         "/same_name.Route/Get",
     );
     /// The service `same_name.Route`.
@@ -585,22 +616,26 @@ pub mod route_service {
     }
     /// Serves a [`Route`].
     #[derive(Clone, Debug)]
-    pub struct RouteServer(::rpc_core::server::Service);
+    pub struct RouteServer(server::Service);
     impl RouteServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Route";
         /// Serves an implementation.
         pub fn new(service: impl Route) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Route>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Route>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(RouteServer);
+    impl From<RouteServer> for server::Service {
+        fn from(server: RouteServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Route`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct RouteClient(Channel);
@@ -614,46 +649,48 @@ pub mod route_service {
             &self,
             request: impl IntoRequest<super::RouteMethods>,
         ) -> Result<Response<super::route_methods::Part>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use route_service::{Route, RouteClient, RouteServer};
 /// The methods of `same_name.Prelude`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod prelude_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Prelude/Send`
-    pub const SEND: Method<super::Send, super::Sync> = Method::prost_unary(
+    pub const SEND: Method<super::Send, super::Sync> = Method::unary_prost(
         "/same_name.Prelude/Send",
     );
     /// `/same_name.Prelude/From`
-    pub const FROM: Method<super::From, super::Result> = Method::prost_client_streaming(
+    pub const FROM: Method<super::From, super::Result> = Method::client_streaming_prost(
         "/same_name.Prelude/From",
     );
     /// `/same_name.Prelude/Option`
-    pub const OPTION: Method<super::Option, super::Future> = Method::prost_server_streaming(
+    pub const OPTION: Method<super::Option, super::Future> = Method::server_streaming_prost(
         "/same_name.Prelude/Option",
     );
     /// `/same_name.Prelude/String`
-    pub const STRING: Method<super::String, super::Vec> = Method::prost_bidi_streaming(
+    pub const STRING: Method<super::String, super::Vec> = Method::bidi_streaming_prost(
         "/same_name.Prelude/String",
     );
     /// `/same_name.Prelude/Box`
-    pub const BOX: Method<super::Box, super::Arc> = Method::prost_unary(
+    pub const BOX: Method<super::Box, super::Arc> = Method::unary_prost(
         "/same_name.Prelude/Box",
     );
     /// `/same_name.Prelude/Request`
-    pub const REQUEST: Method<super::Request, super::Response> = Method::prost_unary(
+    pub const REQUEST: Method<super::Request, super::Response> = Method::unary_prost(
         "/same_name.Prelude/Request",
     );
     /// `/same_name.Prelude/Status`
-    pub const STATUS: Method<super::Status, super::Channel> = Method::prost_unary(
+    pub const STATUS: Method<super::Status, super::Channel> = Method::unary_prost(
         "/same_name.Prelude/Status",
     );
     /// `/same_name.Prelude/Ok`
-    pub const OK: Method<super::Ok, super::Some> = Method::prost_unary(
+    pub const OK: Method<super::Ok, super::Some> = Method::unary_prost(
         "/same_name.Prelude/Ok",
     );
     /// The service `same_name.Prelude`.
@@ -703,39 +740,33 @@ pub mod prelude_service {
     }
     /// Serves a [`Prelude`].
     #[derive(Clone, Debug)]
-    pub struct PreludeServer(::rpc_core::server::Service);
+    pub struct PreludeServer(server::Service);
     impl PreludeServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Prelude";
         /// Serves an implementation.
         pub fn new(service: impl Prelude) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Prelude>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&SEND, async |it, call| T::send(&it, call).await)
-                .client_streaming(&FROM, async |it, call| T::from(&it, call).await)
-                .server_streaming(
-                    &OPTION,
-                    async |it, call, mut out| {
-                        Finished::new(T::option(&it, call, &mut out).await, out)
-                    },
-                )
-                .bidi_streaming(
-                    &STRING,
-                    async |it, call, mut out| {
-                        Finished::new(T::string(&it, call, &mut out).await, out)
-                    },
-                )
-                .unary(&BOX, async |it, call| T::r#box(&it, call).await)
-                .unary(&REQUEST, async |it, call| T::request(&it, call).await)
-                .unary(&STATUS, async |it, call| T::status(&it, call).await)
-                .unary(&OK, async |it, call| T::ok(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Prelude>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&SEND, &service, T::send)
+                .client_streaming_fn(&FROM, &service, T::from)
+                .server_streaming_fn(&OPTION, &service, T::option)
+                .bidi_streaming_fn(&STRING, &service, T::string)
+                .unary_fn(&BOX, &service, T::r#box)
+                .unary_fn(&REQUEST, &service, T::request)
+                .unary_fn(&STATUS, &service, T::status)
+                .unary_fn(&OK, &service, T::ok);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(PreludeServer);
+    impl From<PreludeServer> for server::Service {
+        fn from(server: PreludeServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Prelude`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct PreludeClient(Channel);
@@ -749,67 +780,76 @@ pub mod prelude_service {
             &self,
             request: impl IntoRequest<super::Send>,
         ) -> Result<Response<super::Sync>, Status> {
-            self.0.unary(&SEND, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&SEND, request).await
         }
         /// Calls `/same_name.Prelude/From`.
         pub fn from(
             &self,
             request: impl IntoRequest<()>,
         ) -> ClientStream<super::From, super::Result> {
-            self.0.client_streaming(&FROM, request.into_request())
+            let request = request.into_request();
+            self.0.client_streaming(&FROM, request)
         }
         /// Calls `/same_name.Prelude/Option`.
         pub fn option(
             &self,
             request: impl IntoRequest<super::Option>,
         ) -> RecvStream<super::Future> {
-            self.0.server_streaming(&OPTION, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&OPTION, request)
         }
         /// Calls `/same_name.Prelude/String`.
         pub fn string(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<super::String>, RecvStream<super::Vec>) {
-            self.0.bidi_streaming(&STRING, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&STRING, request)
         }
         /// Calls `/same_name.Prelude/Box`.
         pub async fn r#box(
             &self,
             request: impl IntoRequest<super::Box>,
         ) -> Result<Response<super::Arc>, Status> {
-            self.0.unary(&BOX, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&BOX, request).await
         }
         /// Calls `/same_name.Prelude/Request`.
         pub async fn request(
             &self,
             request: impl IntoRequest<super::Request>,
         ) -> Result<Response<super::Response>, Status> {
-            self.0.unary(&REQUEST, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&REQUEST, request).await
         }
         /// Calls `/same_name.Prelude/Status`.
         pub async fn status(
             &self,
             request: impl IntoRequest<super::Status>,
         ) -> Result<Response<super::Channel>, Status> {
-            self.0.unary(&STATUS, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&STATUS, request).await
         }
         /// Calls `/same_name.Prelude/Ok`.
         pub async fn ok(
             &self,
             request: impl IntoRequest<super::Ok>,
         ) -> Result<Response<super::Some>, Status> {
-            self.0.unary(&OK, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&OK, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use prelude_service::{Prelude, PreludeClient, PreludeServer};
 /// The methods of `same_name.T`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod t_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.T/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.T/Get",
     );
     /// The service `same_name.T`.
@@ -822,22 +862,26 @@ pub mod t_service {
     }
     /// Serves a [`T`].
     #[derive(Clone, Debug)]
-    pub struct TServer(::rpc_core::server::Service);
+    pub struct TServer(server::Service);
     impl TServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.T";
         /// Serves an implementation.
         pub fn new(service: impl T) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<S: T>(it: ::std::sync::Arc<S>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| S::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<S: T>(service: Arc<S>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, S::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(TServer);
+    impl From<TServer> for server::Service {
+        fn from(server: TServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.T`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct TClient(Channel);
@@ -851,18 +895,20 @@ pub mod t_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use t_service::{T, TClient, TServer};
 /// The methods of `same_name.Clone`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod clone_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Clone/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Clone/Get",
     );
     /// The service `same_name.Clone`.
@@ -875,22 +921,26 @@ pub mod clone_service {
     }
     /// Serves a [`Clone`].
     #[derive(Clone, Debug)]
-    pub struct CloneServer(::rpc_core::server::Service);
+    pub struct CloneServer(server::Service);
     impl CloneServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Clone";
         /// Serves an implementation.
         pub fn new(service: impl Clone) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Clone>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Clone>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(CloneServer);
+    impl From<CloneServer> for server::Service {
+        fn from(server: CloneServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Clone`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct CloneClient(Channel);
@@ -904,18 +954,20 @@ pub mod clone_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use clone_service::{Clone, CloneClient, CloneServer};
 /// The methods of `same_name.Debug`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod debug_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/same_name.Debug/Get`
-    pub const GET: Method<super::Echo, super::Echo> = Method::prost_unary(
+    pub const GET: Method<super::Echo, super::Echo> = Method::unary_prost(
         "/same_name.Debug/Get",
     );
     /// The service `same_name.Debug`.
@@ -928,22 +980,26 @@ pub mod debug_service {
     }
     /// Serves a [`Debug`].
     #[derive(Clone, Debug)]
-    pub struct DebugServer(::rpc_core::server::Service);
+    pub struct DebugServer(server::Service);
     impl DebugServer {
         /// The full name of the service.
         pub const NAME: &'static str = "same_name.Debug";
         /// Serves an implementation.
         pub fn new(service: impl Debug) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Debug>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Debug>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(DebugServer);
+    impl From<DebugServer> for server::Service {
+        fn from(server: DebugServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `same_name.Debug`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct DebugClient(Channel);
@@ -957,9 +1013,10 @@ pub mod debug_service {
             &self,
             request: impl IntoRequest<super::Echo>,
         ) -> Result<Response<super::Echo>, Status> {
-            self.0.unary(&GET, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&GET, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use debug_service::{Debug, DebugClient, DebugServer};

@@ -16,15 +16,16 @@ impl ::rpc_core::prost::Name for Text {
     }
 }
 /// The methods of `server_only.Half`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod half_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/server_only.Half/Get`
-    pub const GET: Method<super::Text, super::Text> = Method::prost_unary(
+    pub const GET: Method<super::Text, super::Text> = Method::unary_prost(
         "/server_only.Half/Get",
     );
     /// `/server_only.Half/Chat`
-    pub const CHAT: Method<super::Text, super::Text> = Method::prost_bidi_streaming(
+    pub const CHAT: Method<super::Text, super::Text> = Method::bidi_streaming_prost(
         "/server_only.Half/Chat",
     );
     /// Generated with `Builder::server_only`.
@@ -43,28 +44,27 @@ pub mod half_service {
     }
     /// Serves a [`Half`].
     #[derive(Clone, Debug)]
-    pub struct HalfServer(::rpc_core::server::Service);
+    pub struct HalfServer(server::Service);
     impl HalfServer {
         /// The full name of the service.
         pub const NAME: &'static str = "server_only.Half";
         /// Serves an implementation.
         pub fn new(service: impl Half) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Half>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&GET, async |it, call| T::get(&it, call).await)
-                .bidi_streaming(
-                    &CHAT,
-                    async |it, call, mut out| {
-                        Finished::new(T::chat(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: Half>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&GET, &service, T::get)
+                .bidi_streaming_fn(&CHAT, &service, T::chat);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(HalfServer);
+    impl From<HalfServer> for server::Service {
+        fn from(server: HalfServer) -> Self {
+            server.0
+        }
+    }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use half_service::{Half, HalfServer};

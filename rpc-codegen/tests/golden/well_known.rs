@@ -18,33 +18,34 @@ impl ::rpc_core::prost::Name for Event {
     }
 }
 /// The methods of `well_known.Clock`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod clock_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/well_known.Clock/Now`
-    pub const NOW: Method<(), ::rpc_core::prost_types::Timestamp> = Method::prost_unary(
+    pub const NOW: Method<(), ::rpc_core::prost_types::Timestamp> = Method::unary_prost(
         "/well_known.Clock/Now",
     );
     /// `/well_known.Clock/Tick`
-    pub const TICK: Method<::rpc_core::prost_types::Duration, ()> = Method::prost_server_streaming(
+    pub const TICK: Method<::rpc_core::prost_types::Duration, ()> = Method::server_streaming_prost(
         "/well_known.Clock/Tick",
     );
     /// `/well_known.Clock/Pack`
     pub const PACK: Method<
         ::rpc_core::prost_types::Any,
         ::rpc_core::prost_types::Struct,
-    > = Method::prost_client_streaming("/well_known.Clock/Pack");
+    > = Method::client_streaming_prost("/well_known.Clock/Pack");
     /// `/well_known.Clock/Not`
-    pub const NOT: Method<bool, bool> = Method::prost_unary("/well_known.Clock/Not");
+    pub const NOT: Method<bool, bool> = Method::unary_prost("/well_known.Clock/Not");
     /// `/well_known.Clock/Text`
     pub const TEXT: Method<
         ::rpc_core::prost::alloc::string::String,
         ::rpc_core::prost::alloc::vec::Vec<u8>,
-    > = Method::prost_unary("/well_known.Clock/Text");
+    > = Method::unary_prost("/well_known.Clock/Text");
     /// `/well_known.Clock/Number`
-    pub const NUMBER: Method<i64, f64> = Method::prost_unary("/well_known.Clock/Number");
+    pub const NUMBER: Method<i64, f64> = Method::unary_prost("/well_known.Clock/Number");
     /// `/well_known.Clock/Count`
-    pub const COUNT: Method<u32, f32> = Method::prost_bidi_streaming(
+    pub const COUNT: Method<u32, f32> = Method::bidi_streaming_prost(
         "/well_known.Clock/Count",
     );
     /// The service `well_known.Clock`.
@@ -95,38 +96,32 @@ pub mod clock_service {
     }
     /// Serves a [`Clock`].
     #[derive(Clone, Debug)]
-    pub struct ClockServer(::rpc_core::server::Service);
+    pub struct ClockServer(server::Service);
     impl ClockServer {
         /// The full name of the service.
         pub const NAME: &'static str = "well_known.Clock";
         /// Serves an implementation.
         pub fn new(service: impl Clock) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Clock>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .unary(&NOW, async |it, call| T::now(&it, call).await)
-                .server_streaming(
-                    &TICK,
-                    async |it, call, mut out| {
-                        Finished::new(T::tick(&it, call, &mut out).await, out)
-                    },
-                )
-                .client_streaming(&PACK, async |it, call| T::pack(&it, call).await)
-                .unary(&NOT, async |it, call| T::not(&it, call).await)
-                .unary(&TEXT, async |it, call| T::text(&it, call).await)
-                .unary(&NUMBER, async |it, call| T::number(&it, call).await)
-                .bidi_streaming(
-                    &COUNT,
-                    async |it, call, mut out| {
-                        Finished::new(T::count(&it, call, &mut out).await, out)
-                    },
-                );
-            Self(service.into())
+        pub fn from_arc<T: Clock>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .unary_fn(&NOW, &service, T::now)
+                .server_streaming_fn(&TICK, &service, T::tick)
+                .client_streaming_fn(&PACK, &service, T::pack)
+                .unary_fn(&NOT, &service, T::not)
+                .unary_fn(&TEXT, &service, T::text)
+                .unary_fn(&NUMBER, &service, T::number)
+                .bidi_streaming_fn(&COUNT, &service, T::count);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(ClockServer);
+    impl From<ClockServer> for server::Service {
+        fn from(server: ClockServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `well_known.Clock`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct ClockClient(Channel);
@@ -140,14 +135,16 @@ pub mod clock_service {
             &self,
             request: impl IntoRequest<()>,
         ) -> Result<Response<::rpc_core::prost_types::Timestamp>, Status> {
-            self.0.unary(&NOW, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NOW, request).await
         }
         /// Calls `/well_known.Clock/Tick`.
         pub fn tick(
             &self,
             request: impl IntoRequest<::rpc_core::prost_types::Duration>,
         ) -> RecvStream<()> {
-            self.0.server_streaming(&TICK, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&TICK, request)
         }
         /// Calls `/well_known.Clock/Pack`.
         pub fn pack(
@@ -157,37 +154,42 @@ pub mod clock_service {
             ::rpc_core::prost_types::Any,
             ::rpc_core::prost_types::Struct,
         > {
-            self.0.client_streaming(&PACK, request.into_request())
+            let request = request.into_request();
+            self.0.client_streaming(&PACK, request)
         }
         /// Calls `/well_known.Clock/Not`.
         pub async fn not(
             &self,
             request: impl IntoRequest<bool>,
         ) -> Result<Response<bool>, Status> {
-            self.0.unary(&NOT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NOT, request).await
         }
         /// Calls `/well_known.Clock/Text`.
         pub async fn text(
             &self,
             request: impl IntoRequest<::rpc_core::prost::alloc::string::String>,
         ) -> Result<Response<::rpc_core::prost::alloc::vec::Vec<u8>>, Status> {
-            self.0.unary(&TEXT, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&TEXT, request).await
         }
         /// Calls `/well_known.Clock/Number`.
         pub async fn number(
             &self,
             request: impl IntoRequest<i64>,
         ) -> Result<Response<f64>, Status> {
-            self.0.unary(&NUMBER, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&NUMBER, request).await
         }
         /// Calls `/well_known.Clock/Count`.
         pub fn count(
             &self,
             request: impl IntoRequest<()>,
         ) -> (RequestStream<u32>, RecvStream<f32>) {
-            self.0.bidi_streaming(&COUNT, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&COUNT, request)
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use clock_service::{Clock, ClockClient, ClockServer};

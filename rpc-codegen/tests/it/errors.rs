@@ -181,3 +181,19 @@ fn editions_are_refused() {
         "broken.proto:2:1: editions are not supported: syntax = \"proto3\" and \"proto2\" are"
     );
 }
+
+/// A type of `extern_path` that is no Rust, where only a service uses it.
+#[test]
+fn a_rust_path_that_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("theirs.proto");
+    let text = "syntax = \"proto3\"; package p; message A {} service S { rpc Get(A) returns (A); }";
+    std::fs::write(&path, text).unwrap();
+    let error = Builder::new()
+        .out_dir(folder.path())
+        .extern_path(".p.A", "::their types::A")
+        .compile(&[&path], &[folder.path()])
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("generating code: "), "{error}");
+}

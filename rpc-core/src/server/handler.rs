@@ -64,15 +64,6 @@ pub(crate) struct Single {
 #[derive(Debug)]
 pub struct Finished(pub(crate) Result<Metadata, Status>);
 
-impl Finished {
-    /// [`SendStream::finish`](super::SendStream::finish), for an outcome that comes of an expression
-    /// with the stream in it.
-    #[must_use]
-    pub fn new<T>(outcome: Result<(), Status>, responses: super::SendStream<T>) -> Self {
-        responses.finish(outcome)
-    }
-}
-
 type SingleFn = dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
 type StreamingFn =
     dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;

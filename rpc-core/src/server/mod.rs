@@ -2,21 +2,22 @@
 
 mod bound;
 mod builder;
+mod function;
 mod handler;
 mod interceptor;
 mod router;
 mod send;
 mod shutdown;
-mod stateful;
 
 pub use bound::{BoundAddr, BoundServer, ServeError};
 pub use builder::{Server, ServerBuilder};
+#[doc(hidden)]
+pub use function::{Answers, Streams};
 pub use handler::Finished;
 pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
 pub use router::{RawCall, Router, Service};
 pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};
-pub use stateful::StatefulService;
 
 pub(crate) use builder::Options;
 pub(crate) use handler::{Handler, IncomingCall, Single, guarded};

@@ -7,7 +7,6 @@ mod bad_input;
 mod bad_server;
 mod calls;
 mod dropped;
-mod events;
 mod health;
 mod interceptors;
 mod lifecycle;

@@ -377,19 +377,20 @@ impl ::rpc_core::prost::Name for State {
     }
 }
 /// The methods of `rpc.registry.v1.Registry`, its server and its client.
-#[allow(clippy::all, clippy::pedantic, dead_code)]
+#[allow(clippy::all, clippy::pedantic, dead_code, unreachable_pub, unused_imports)]
 pub mod registry_service {
-    use ::rpc_core::codegen::*;
+    use ::rpc_core::*;
+    use ::std::{future::Future, sync::Arc};
     /// `/rpc.registry.v1.Registry/Register`
-    pub const REGISTER: Method<super::RegisterRequest, super::RegisterResponse> = Method::prost_bidi_streaming(
+    pub const REGISTER: Method<super::RegisterRequest, super::RegisterResponse> = Method::bidi_streaming_prost(
         "/rpc.registry.v1.Registry/Register",
     );
     /// `/rpc.registry.v1.Registry/Watch`
-    pub const WATCH: Method<super::WatchRequest, super::WatchResponse> = Method::prost_server_streaming(
+    pub const WATCH: Method<super::WatchRequest, super::WatchResponse> = Method::server_streaming_prost(
         "/rpc.registry.v1.Registry/Watch",
     );
     /// `/rpc.registry.v1.Registry/List`
-    pub const LIST: Method<super::ListRequest, super::ListResponse> = Method::prost_unary(
+    pub const LIST: Method<super::ListRequest, super::ListResponse> = Method::unary_prost(
             "/rpc.registry.v1.Registry/List",
         )
         .no_side_effects();
@@ -418,34 +419,28 @@ pub mod registry_service {
     }
     /// Serves a [`Registry`].
     #[derive(Clone, Debug)]
-    pub struct RegistryServer(::rpc_core::server::Service);
+    pub struct RegistryServer(server::Service);
     impl RegistryServer {
         /// The full name of the service.
         pub const NAME: &'static str = "rpc.registry.v1.Registry";
         /// Serves an implementation.
         pub fn new(service: impl Registry) -> Self {
-            Self::from_arc(::std::sync::Arc::new(service))
+            Self::from_arc(Arc::new(service))
         }
         /// Serves an implementation that others hold too.
-        pub fn from_arc<T: Registry>(it: ::std::sync::Arc<T>) -> Self {
-            let service = StatefulService::new(Self::NAME, it)
-                .bidi_streaming(
-                    &REGISTER,
-                    async |it, call, mut out| {
-                        Finished::new(T::register(&it, call, &mut out).await, out)
-                    },
-                )
-                .server_streaming(
-                    &WATCH,
-                    async |it, call, mut out| {
-                        Finished::new(T::watch(&it, call, &mut out).await, out)
-                    },
-                )
-                .unary(&LIST, async |it, call| T::list(&it, call).await);
-            Self(service.into())
+        pub fn from_arc<T: Registry>(service: Arc<T>) -> Self {
+            let service = server::Service::new(Self::NAME)
+                .bidi_streaming_fn(&REGISTER, &service, T::register)
+                .server_streaming_fn(&WATCH, &service, T::watch)
+                .unary_fn(&LIST, &service, T::list);
+            Self(service)
         }
     }
-    ::rpc_core::into_service!(RegistryServer);
+    impl From<RegistryServer> for server::Service {
+        fn from(server: RegistryServer) -> Self {
+            server.0
+        }
+    }
     /// Calls `rpc.registry.v1.Registry`; cheap to clone.
     #[derive(Clone, Debug)]
     pub struct RegistryClient(Channel);
@@ -465,23 +460,26 @@ pub mod registry_service {
             RequestStream<super::RegisterRequest>,
             RecvStream<super::RegisterResponse>,
         ) {
-            self.0.bidi_streaming(&REGISTER, request.into_request())
+            let request = request.into_request();
+            self.0.bidi_streaming(&REGISTER, request)
         }
         /// Sends the list of a service now and after each change.
         pub fn watch(
             &self,
             request: impl IntoRequest<super::WatchRequest>,
         ) -> RecvStream<super::WatchResponse> {
-            self.0.server_streaming(&WATCH, request.into_request())
+            let request = request.into_request();
+            self.0.server_streaming(&WATCH, request)
         }
         /// Says what is registered, for people and tools.
         pub async fn list(
             &self,
             request: impl IntoRequest<super::ListRequest>,
         ) -> Result<Response<super::ListResponse>, Status> {
-            self.0.unary(&LIST, request.into_request()).await
+            let request = request.into_request();
+            self.0.unary(&LIST, request).await
         }
     }
 }
-#[allow(unused_imports)]
+#[allow(unreachable_pub, unused_imports)]
 pub use registry_service::{Registry, RegistryClient, RegistryServer};

@@ -1,7 +1,12 @@
-//! What an operator finds in the log.
+//! What an operator finds in the log. In a program of its own: a subscriber that comes while other
+//! threads log for the first time can miss what they log.
+#![allow(missing_docs, clippy::unwrap_used, dead_code)]
+
+#[path = "it/scripted.rs"]
+mod scripted;
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use rpc_core::{Channel, Code};
 use rpc_testkit::proto::{Message, TestClient};
@@ -13,6 +18,12 @@ use tracing::{Event, Metadata, Subscriber};
 /// Keeps every event as a line of text.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
+
+static LINES: LazyLock<Lines> = LazyLock::new(|| {
+    let lines = Lines::default();
+    tracing::subscriber::set_global_default(lines.clone()).unwrap();
+    lines
+});
 
 struct Text(String);
 
@@ -66,8 +77,7 @@ impl Lines {
 
 #[tokio::test]
 async fn connecting_losing_and_trying_again_are_told_with_the_endpoint() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let lines = &*LINES;
     let server = serve().await;
     let proxy = FaultProxy::to(&server.uri).await;
     let address = proxy.address().to_string();
@@ -98,9 +108,8 @@ async fn connecting_losing_and_trying_again_are_told_with_the_endpoint() {
 
 #[tokio::test]
 async fn another_attempt_is_told_with_method_endpoint_and_cause() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
-    let uri = crate::scripted::serve(async |asked: crate::scripted::Asked| {
+    let lines = &*LINES;
+    let uri = scripted::serve(async |asked: scripted::Asked| {
         if asked.number == 0 {
             asked.fail("14", &[("grpc-message", "busy")]);
         } else {
