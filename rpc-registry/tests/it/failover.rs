@@ -135,48 +135,6 @@ async fn the_registry_is_killed_under_load_and_a_backend_after_it() {
 }
 
 #[tokio::test]
-async fn a_drained_backend_gets_no_call_after_the_acknowledgement() {
-    let host = registry(0, TTL).await;
-    let servers = Registry::connect(&uri(&[host.port])).unwrap();
-    let (mut backends, mut leases) = three(&servers).await;
-    let channel = soon(rpc_registry::connect(&format!("{}/who", uri(&[host.port]))))
-        .await
-        .unwrap();
-    let load = Load::start(&channel);
-    all_called(&backends, 20).await;
-    let (drained, lease) = (backends.remove(0), leases.remove(0));
-    soon(lease.deregister()).await.unwrap();
-    // The 200 ms are the promise that is tested.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let after = drained.count();
-    all_called(&backends, 100).await;
-    assert_eq!(drained.count(), after);
-    load.end().await;
-}
-
-#[tokio::test]
-async fn a_new_backend_gets_its_first_call_soon() {
-    let host = registry(0, TTL).await;
-    let servers = Registry::connect(&uri(&[host.port])).unwrap();
-    let (backends, _leases) = three(&servers).await;
-    let channel = soon(rpc_registry::connect(&format!("{}/who", uri(&[host.port]))))
-        .await
-        .unwrap();
-    let load = Load::start(&channel);
-    all_called(&backends, 20).await;
-    let new = [Backend::start("new").await];
-    let started = Instant::now();
-    let _lease = register(&servers, "who", new[0].host.address()).await;
-    all_called(&new, 1).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
-    load.end().await;
-}
-
-#[tokio::test]
 async fn a_restarted_registry_is_told_again_and_the_list_never_shrinks() {
     let host = registry(0, TTL).await;
     let servers = Registry::connect(&uri(&[host.port])).unwrap();
@@ -192,7 +150,6 @@ async fn a_restarted_registry_is_told_again_and_the_list_never_shrinks() {
         "the outage is told, and is no list"
     );
     let host = registry(port, TTL).await;
-    let started = Instant::now();
     let known = async {
         while listed(host.port)
             .await
@@ -203,11 +160,6 @@ async fn a_restarted_registry_is_told_again_and_the_list_never_shrinks() {
         }
     };
     soon(known).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        started.elapsed()
-    );
     // The next news of the list is a third member: nothing was dropped in between.
     let _third = register(&servers, "s", address(3)).await;
     let next = soon(async {
@@ -263,23 +215,17 @@ async fn registering_waits_for_a_registry_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn deregistering_from_a_dead_registry_says_so_in_time() {
+async fn deregistering_from_a_dead_registry_says_so() {
     let host = registry(0, TTL).await;
     let servers = Registry::connect(&uri(&[host.port])).unwrap();
     let lease = register(&servers, "s", address(1)).await;
     let port = host.kill();
-    let started = Instant::now();
     let status = soon(lease.deregister()).await.unwrap_err();
     assert!(
         status
             .message()
             .contains(&format!("127.0.0.1:{port} may still list s")),
         "{status}"
-    );
-    assert!(
-        started.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        started.elapsed()
     );
 }
 

@@ -106,3 +106,29 @@ async fn a_dead_registry_holds_deregistering_for_its_bound_only() {
     let (_, took) = clock.time(lease.deregister()).await;
     took.at_most(Duration::from_secs(2) + GRACE);
 }
+
+#[tokio::test]
+async fn a_registry_that_is_back_knows_its_servers_within_three_seconds() {
+    let clock = Clock::alone().await;
+    let (server, address) = registry().await;
+    let registry = Registry::connect(&format!("registry://{address}")).unwrap();
+    let lease = registry
+        .register(
+            "s",
+            "127.0.0.1:1".parse::<rpc_core::client::Address>().unwrap(),
+        )
+        .unwrap();
+    soon(lease.ready()).await.unwrap();
+    server.task.abort();
+    assert!(server.task.await.unwrap_err().is_cancelled());
+    let back = Server::builder()
+        .add_service(RegistryServer::builder().ttl(TTL).build().unwrap())
+        .bind(&address)
+        .await
+        .unwrap();
+    let _back = run(back);
+    let fresh = Registry::connect(&format!("registry://{address}")).unwrap();
+    let mut resolver = fresh.resolver("s");
+    let ((), took) = clock.time(until(&mut *resolver, 1)).await;
+    took.at_most(Duration::from_secs(3));
+}
