@@ -102,7 +102,11 @@ async fn connecting_losing_and_trying_again_are_told_with_the_endpoint() {
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
     lines.find(&["message=disconnected", &address]).await;
     lines
-        .find(&["message=connection failed", &address, "wait="])
+        .find(&[
+            "connection failed: ejected until it connects",
+            &address,
+            "wait=",
+        ])
         .await;
 }
 

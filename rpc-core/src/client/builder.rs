@@ -16,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::interceptor::{ClientInterceptor, ErasedInterceptor};
 use super::observer::CallObserver;
 use super::pick_first::PickFirst;
+use super::random::Random;
 use super::resolver::{Resolver, StaticResolver};
 use crate::Status;
 use crate::transport::connector::{Connector, SocketConnector};
@@ -49,6 +50,7 @@ pub struct ChannelBuilder {
     balancer: Option<Box<dyn LoadBalancer>>,
     connector: Option<Arc<dyn Connector>>,
     authority: Option<String>,
+    seed: Option<u64>,
 }
 
 impl fmt::Debug for ChannelBuilder {
@@ -71,6 +73,7 @@ impl ChannelBuilder {
             balancer: None,
             connector: None,
             authority: None,
+            seed: None,
         }
     }
 
@@ -145,6 +148,15 @@ impl ChannelBuilder {
         self
     }
 
+    /// The seed of picks and of the jitter of retries and reconnects; a random one by default.
+    ///
+    /// For a test or a simulation that has to go the same way again.
+    #[must_use]
+    pub fn random_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// Connects to one address.
     ///
     /// # Errors
@@ -210,6 +222,7 @@ impl ChannelBuilder {
             authority: self.authority,
             connect_timeout: self.connect_timeout,
         };
+        let random = Arc::new(Random::new(self.seed.unwrap_or_else(|| fastrand::u64(..))));
         let published = Arc::new(Published::new());
         let target: Arc<str> = name.into();
         let control = Control {
@@ -217,6 +230,7 @@ impl ChannelBuilder {
             resolver,
             balancer: self.balancer.unwrap_or_else(|| Box::<PickFirst>::default()),
             dialer: Arc::new(dialer),
+            random: Arc::clone(&random),
             published: Arc::clone(&published),
         };
         let (kicks, kicked) = mpsc::channel(1);
@@ -225,6 +239,7 @@ impl ChannelBuilder {
             target,
             published,
             kicks,
+            random,
             budget: RetryBudget::new(Instant::now()),
             interceptors: self.interceptors,
             observers: self.observers,

@@ -251,7 +251,7 @@ impl Plan {
             pushback: Pushback::parse(failed.status.metadata().get("grpc-retry-pushback-ms")),
         };
         let status = self.annotated(failed.status);
-        let wait = match self.attempts.failed(failure, fastrand::f64()) {
+        let wait = match self.attempts.failed(failure, self.core.random.fraction()) {
             Decision::Fail => return Err(status),
             Decision::Again => std::time::Duration::ZERO,
             Decision::Budgeted(_) if !self.core.budget.try_retry(Instant::now()) => {

@@ -14,6 +14,7 @@ use super::builder::ChannelBuilder;
 use super::control::Published;
 use super::interceptor::ErasedInterceptor;
 use super::observer::CallObserver;
+use super::random::Random;
 use super::stream::{self, ClientStream, RequestStream};
 use super::subchannel::Subchannel;
 use super::{call, interceptor::ClientCall};
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) target: Arc<str>,
     pub(crate) published: Arc<Published>,
     pub(crate) kicks: mpsc::Sender<()>,
+    pub(crate) random: Arc<Random>,
     pub(crate) budget: RetryBudget,
     pub(crate) interceptors: Vec<Box<dyn ErasedInterceptor>>,
     pub(crate) observers: Vec<Arc<dyn CallObserver>>,
@@ -222,7 +224,7 @@ impl Core {
                 path,
                 hash_key,
                 avoid,
-                random: fastrand::u64(..),
+                random: self.random.bits(),
                 now: Instant::now(),
             };
             match snapshot.picker.pick(&context) {

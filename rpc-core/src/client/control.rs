@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::balancer::{Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker};
 use super::endpoint::Endpoint;
+use super::random::Random;
 use super::resolver::Resolver;
 use super::subchannel::{self, StateChange, Steering, Subchannel};
 use crate::Status;
@@ -65,6 +66,7 @@ pub(crate) struct Control {
     pub(crate) resolver: Box<dyn Resolver>,
     pub(crate) balancer: Box<dyn LoadBalancer>,
     pub(crate) dialer: Arc<Dialer>,
+    pub(crate) random: Arc<Random>,
     pub(crate) published: Arc<Published>,
 }
 
@@ -145,6 +147,7 @@ impl Control {
             let steering = subchannel::start(
                 subchannel.clone(),
                 Arc::clone(&self.dialer),
+                Arc::clone(&self.random),
                 changes.clone(),
             );
             let candidate = Candidate {

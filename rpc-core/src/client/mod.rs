@@ -12,6 +12,7 @@ mod in_process;
 mod interceptor;
 mod observer;
 mod pick_first;
+mod random;
 mod resolver;
 mod stream;
 mod subchannel;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::balancer::ConnectivityState;
 use super::endpoint::Endpoint;
+use super::random::Random;
 use crate::Status;
 use crate::transport::h2_client::{self, Connection};
 use crate::transport::target::Dialer;
@@ -110,6 +111,7 @@ pub(crate) struct Steering {
 pub(crate) fn start(
     subchannel: Subchannel,
     dialer: Arc<Dialer>,
+    random: Arc<Random>,
     changes: mpsc::UnboundedSender<StateChange>,
 ) -> Steering {
     let (wanted, wants) = watch::channel(false);
@@ -117,6 +119,7 @@ pub(crate) fn start(
     let runner = Runner {
         subchannel,
         dialer,
+        random,
         changes,
         wants,
         retry_now: Arc::clone(&retry_now),
@@ -129,6 +132,7 @@ pub(crate) fn start(
 struct Runner {
     subchannel: Subchannel,
     dialer: Arc<Dialer>,
+    random: Arc<Random>,
     changes: mpsc::UnboundedSender<StateChange>,
     wants: watch::Receiver<bool>,
     retry_now: Arc<Notify>,
@@ -157,8 +161,8 @@ impl Runner {
                 None => self.backoff = Backoff::default(),
                 Some(error) => {
                     failing = true;
-                    let wait = self.backoff.next(fastrand::f64());
-                    tracing::info!(endpoint = %self.subchannel.name(), %error, ?wait, "connection failed");
+                    let wait = self.backoff.next(self.random.fraction());
+                    tracing::info!(endpoint = %self.subchannel.name(), %error, ?wait, "connection failed: ejected until it connects");
                     self.report(ConnectivityState::TransientFailure, Some(error));
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}

@@ -5,6 +5,7 @@ mod adapters;
 mod attempts;
 mod bad_input;
 mod bad_server;
+mod balancing;
 mod calls;
 mod dropped;
 mod health;
