@@ -1,0 +1,119 @@
+//! Settings and limits of a connection.
+
+use std::time::Duration;
+
+/// Which side of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It opens streams.
+    Client,
+    /// It answers them.
+    Server,
+}
+
+/// So many events in so much time are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub events: u32,
+    /// In how much time.
+    pub per: Duration,
+}
+
+/// What protects a connection from its peer. Nothing here hits an honest peer; a limit that is
+/// turned off is one that an attack gets through.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The octets of one header block as it is sent; 64 KiB.
+    pub header_block: usize,
+    /// The CONTINUATION frames of one header block; 8.
+    pub continuations: u32,
+    /// How long a header block may take to arrive; 5 s.
+    pub header_time: Duration,
+    /// How long the peer may take for its preface and SETTINGS; 10 s.
+    pub handshake_time: Duration,
+    /// Streams that the peer resets within a second and before it was answered; 1,000 in 10 s, when
+    /// that is at least half of all its streams.
+    pub early_resets: Option<Rate>,
+    /// Streams that this side had to reset because of what the peer did on them; 200 in 30 s.
+    pub caused_resets: Option<Rate>,
+    /// Frames that ask for an answer while none can be sent; 1,000.
+    pub unsent_answers: Option<u32>,
+    /// Frames that carry nothing; 20,000 in 10 s.
+    pub idle_frames: Option<Rate>,
+    /// Empty DATA frames one after the other on one connection; 100.
+    pub empty_data: Option<u32>,
+    /// How long a stream with something to send may make no progress to speak of (1 KiB/s); 60 s.
+    pub stall: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_block: 64 * 1024,
+            continuations: 8,
+            header_time: Duration::from_secs(5),
+            handshake_time: Duration::from_secs(10),
+            early_resets: Some(Rate {
+                events: 1000,
+                per: Duration::from_secs(10),
+            }),
+            caused_resets: Some(Rate {
+                events: 200,
+                per: Duration::from_secs(30),
+            }),
+            unsent_answers: Some(1000),
+            idle_frames: Some(Rate {
+                events: 20_000,
+                per: Duration::from_secs(10),
+            }),
+            empty_data: Some(100),
+            stall: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Settings of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The streams that the peer may have open; 256. Of a client none, since nothing may be pushed.
+    pub max_streams: u32,
+    /// The window that a stream begins with; 1 MiB.
+    pub stream_window: u32,
+    /// The window of the connection; 4 MiB.
+    pub connection_window: u32,
+    /// How far the window of a stream may grow when the network holds more; 16 MiB.
+    pub max_stream_window: u32,
+    /// The largest frame that is taken; 256 KiB.
+    pub max_frame: u32,
+    /// The largest header list that is taken, with 32 octets for each field; 16 KiB.
+    pub max_header_list: u32,
+    /// The most fields of one header list; 128.
+    pub max_fields: usize,
+    /// The size of the table of this side's header decoder; 4 KiB.
+    pub header_table: u32,
+    /// What a stream may hold unsent before its sender has to wait; 400 KiB.
+    pub stream_buffer: usize,
+    /// What all streams may hold unsent before their senders have to wait; 4 MiB.
+    pub connection_buffer: usize,
+    /// What protects the connection from its peer.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_streams: 256,
+            stream_window: 1024 * 1024,
+            connection_window: 4 * 1024 * 1024,
+            max_stream_window: 16 * 1024 * 1024,
+            max_frame: 256 * 1024,
+            max_header_list: 16 * 1024,
+            max_fields: 128,
+            header_table: 4096,
+            stream_buffer: 400 * 1024,
+            connection_buffer: 4 * 1024 * 1024,
+            limits: Limits::default(),
+        }
+    }
+}

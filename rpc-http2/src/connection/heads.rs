@@ -1,0 +1,196 @@
+//! Header blocks that have arrived: RFC 9113 sections 5.1 and 8.
+
+use std::time::Instant;
+
+use super::Connection;
+use super::receive::Step;
+use crate::config::Role;
+use crate::error::{ConnectionError, ErrorCode};
+use crate::frame;
+use crate::hpack::Decoded;
+use crate::rate::since;
+use crate::streams::{End, Flags, Stream, StreamKey};
+
+impl Connection {
+    pub(super) fn receive_block<'a>(
+        &mut self,
+        id: u32,
+        decoded: Decoded,
+        end: bool,
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        if let Some(key) = self.streams.find(id) {
+            return self.block_of_open(key, decoded, end, now);
+        }
+        let idle = match self.role {
+            Role::Server => id > self.last_peer_id && id % 2 == 1,
+            Role::Client => false,
+        };
+        if idle {
+            return self.open_by_peer(id, decoded, end, now);
+        }
+        if self.recent.contains(&id) {
+            return Ok(Step::Done);
+        }
+        let known = match self.role {
+            Role::Server => id <= self.last_peer_id,
+            Role::Client => id < self.next_id,
+        };
+        // Section 5.1, closed; section 5.1.1.
+        Err(if known && id % 2 == 1 {
+            ConnectionError::new(ErrorCode::STREAM_CLOSED, "HEADERS on a closed stream")
+        } else {
+            ConnectionError::protocol("HEADERS on a stream that the peer may not open")
+        })
+    }
+
+    fn open_by_peer<'a>(
+        &mut self,
+        id: u32,
+        decoded: Decoded,
+        end: bool,
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        if !self.accepts() {
+            // Section 6.8: streams above the last one are ignored.
+            self.remember(id);
+            return Ok(Step::Done);
+        }
+        self.last_peer_id = id;
+        let started = since(self.start, now);
+        if let Some(rate) = self.config.limits.early_resets {
+            self.opened.count(rate, started);
+        }
+        if self.streams.len() >= self.config.max_streams as usize {
+            // Section 5.1.2; before it knows the limit, an honest client may open more.
+            self.put_reset(id, ErrorCode::REFUSED_STREAM);
+            self.count_idle(now)?;
+            self.count_answer()?;
+            return Ok(Step::Done);
+        }
+        let summary = self.decoder.summary(decoded);
+        let mut reason = summary.request().err();
+        if end && summary.content_length.is_some_and(|length| length > 0) {
+            reason = Some("the length of the body is not the content-length");
+        }
+        if reason.is_some() {
+            self.put_reset(id, ErrorCode::PROTOCOL_ERROR);
+            self.count_caused_reset(now)?;
+            return Ok(Step::Done);
+        }
+        // Until it has seen our settings, the peer goes by the default window.
+        let window = match self.settings_acknowledged {
+            true => self.growth.window,
+            false => self.growth.window.max(frame::DEFAULT_WINDOW),
+        };
+        let key = self.streams.insert(Stream {
+            id,
+            send_window: i64::from(self.peer.initial_window),
+            recv_window: i64::from(window),
+            content_left: summary.content_length,
+            opened_at: started.as_millis() as u32,
+            flags: Flags {
+                held: true,
+                recv_closed: end,
+                head_received: true,
+                ..Flags::default()
+            },
+            ..Stream::default()
+        });
+        Ok(Step::Head(key, decoded, end))
+    }
+
+    fn block_of_open<'a>(
+        &mut self,
+        key: StreamKey,
+        decoded: Decoded,
+        end: bool,
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        let summary = self.decoder.summary(decoded);
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(Step::Done);
+        };
+        let protocol = ErrorCode::PROTOCOL_ERROR;
+        if stream.flags.reset {
+            return Ok(Step::Done);
+        }
+        if stream.flags.recv_closed {
+            let reason = "HEADERS after the end of the stream";
+            self.violation(key, ErrorCode::STREAM_CLOSED, reason, now)?;
+            return Ok(Step::Done);
+        }
+        if !stream.flags.head_received {
+            let reason = match summary.response() {
+                Ok(100..=199) if end => "an informational response ends the stream",
+                // Section 8.1: informational, the response itself follows.
+                Ok(100..=199) => return Ok(Step::Done),
+                Ok(_) if end && summary.content_length.is_some_and(|length| length > 0) => {
+                    "the length of the body is not the content-length"
+                }
+                Ok(_) => {
+                    stream.flags.head_received = true;
+                    stream.flags.recv_closed = end;
+                    stream.content_left = summary.content_length;
+                    return Ok(Step::Head(key, decoded, end));
+                }
+                Err(reason) => reason,
+            };
+            self.violation(key, protocol, reason, now)?;
+            return Ok(Step::Done);
+        }
+        let reason = if !end {
+            Some("trailers do not end the stream")
+        } else if stream.content_left.is_some_and(|left| left > 0) {
+            Some("the length of the body is not the content-length")
+        } else {
+            summary.trailers().err()
+        };
+        if let Some(reason) = reason {
+            self.violation(key, protocol, reason, now)?;
+            return Ok(Step::Done);
+        }
+        stream.flags.recv_closed = true;
+        if !stream.flags.held {
+            return Ok(Step::Done);
+        }
+        Ok(Step::Trailers(key, decoded))
+    }
+
+    /// Opens streams that have waited for the peer's limit.
+    pub(super) fn open_waiting(&mut self) {
+        while let Some(key) = self.waiting.front().copied() {
+            let open = self.streams.len().saturating_sub(self.waiting.len());
+            if open >= self.peer.max_streams as usize || self.peer_last.is_some() {
+                return;
+            }
+            self.waiting.pop_front();
+            let Some(head) = self
+                .streams
+                .get_mut(key)
+                .and_then(|stream| stream.head.take())
+            else {
+                continue;
+            };
+            let id = self.next_id;
+            self.next_id = self.next_id.saturating_add(2);
+            self.streams.set_id(key, id);
+            let mut head = *head;
+            let window = i64::from(self.peer.initial_window);
+            let mut end = false;
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.send_window = window;
+                stream.recv_window = i64::from(self.growth.window);
+                self.buffered = self.buffered.saturating_add(stream.queued);
+                stream.flags.head_sent = true;
+                if stream.queue.is_empty() && matches!(stream.end, End::Data) {
+                    stream.end = End::Open;
+                    stream.flags.send_closed = true;
+                    end = true;
+                }
+            }
+            self.put_head(id, &mut head.template, &head.rest, end);
+            self.make_sendable(key);
+        }
+    }
+}

@@ -1,0 +1,754 @@
+//! Frames that arrive: RFC 9113 sections 4 to 6.
+
+use std::time::Instant;
+
+use super::{Arriving, Connection, Drain, Event, Notice, PartialBlock, ResetCause, timers};
+use crate::config::Role;
+use crate::error::{ConnectionError, ErrorCode};
+use crate::frame::{self, FrameHeader, flag, kind};
+use crate::hpack::Decoded;
+use crate::rate::since;
+use crate::streams::StreamKey;
+
+/// A reset this soon after the beginning of a stream, and before an answer, is an early one.
+const EARLY_MS: u32 = 1000;
+
+/// What came of one step.
+pub(super) enum Step<'a> {
+    /// More octets are needed.
+    Starved,
+    /// A frame was taken in.
+    Done,
+    Head(StreamKey, Decoded, bool),
+    Trailers(StreamKey, Decoded),
+    Data(StreamKey, &'a [u8], bool),
+}
+
+/// What a frame's stream is.
+enum Found {
+    Open(StreamKey),
+    /// This side has reset it of late: what the peer sent before it knew is ignored.
+    Recent,
+    Closed,
+    Idle,
+}
+
+impl Connection {
+    /// Takes in octets that were read, up to the next event; nothing is left to do once there is none.
+    ///
+    /// What is not taken from `input` has to be passed in again with more behind it.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol: what is in the output says so to it, and the connection has
+    /// to end.
+    pub fn receive<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+        now: Instant,
+    ) -> Result<Option<Event<'s>>, ConnectionError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let step = loop {
+            if let Some(notice) = self.notices.pop_front() {
+                return Ok(Some(event_of(notice)));
+            }
+            match self.step(input, now) {
+                Ok(Step::Starved) => return Ok(None),
+                Ok(Step::Done) => {}
+                Ok(step) => break step,
+                Err(error) => {
+                    self.fail(error);
+                    return Err(error);
+                }
+            }
+        };
+        Ok(match step {
+            Step::Head(stream, decoded, end) => Some(Event::Head {
+                stream,
+                block: self.decoder.block(decoded),
+                end,
+            }),
+            Step::Trailers(stream, decoded) => Some(Event::Trailers {
+                stream,
+                block: self.decoder.block(decoded),
+            }),
+            Step::Data(stream, data, end) => Some(Event::Data { stream, data, end }),
+            Step::Starved | Step::Done => None,
+        })
+    }
+
+    /// The next event that is not about octets that were read.
+    pub fn poll_event(&mut self) -> Option<Event<'static>> {
+        self.notices.pop_front().map(event_of)
+    }
+
+    /// Gives back the room that data has taken, once it is not held any more.
+    pub fn consume(&mut self, key: StreamKey, octets: usize) {
+        let octets = octets as u32;
+        let window = self.growth.window;
+        if let Some(stream) = self.streams.get_mut(key) {
+            let octets = octets.min(stream.unconsumed);
+            stream.unconsumed = stream.unconsumed.saturating_sub(octets);
+            stream.returnable = stream.returnable.saturating_add(octets);
+            if !stream.flags.recv_closed && stream.returnable >= window / 2 {
+                let more = std::mem::take(&mut stream.returnable);
+                stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
+                let id = stream.id;
+                self.put_window_update(id, more);
+                self.measure();
+            }
+            self.return_connection_window(octets);
+        }
+    }
+
+    pub(super) fn return_connection_window(&mut self, octets: u32) {
+        self.returnable = self.returnable.saturating_add(octets);
+        if self.returnable >= self.config.connection_window / 2 {
+            let more = std::mem::take(&mut self.returnable);
+            self.recv_window = self.recv_window.saturating_add(i64::from(more));
+            self.put_window_update(0, more);
+            self.measure();
+        }
+    }
+
+    pub(super) fn put_window_update(&mut self, stream: u32, more: u32) {
+        self.open_frame = None;
+        let header = FrameHeader {
+            length: 4,
+            kind: kind::WINDOW_UPDATE,
+            flags: 0,
+            stream,
+        };
+        self.output.put(&header.encode());
+        self.output.put(&more.to_be_bytes());
+    }
+
+    fn step<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        match self.arriving {
+            Arriving::Nothing => {}
+            Arriving::Data {
+                stream,
+                left,
+                padding,
+                end,
+            } => return Ok(self.pass_data(input, stream, left, padding, end)),
+            Arriving::Skipped(left) => {
+                let taken = (left as usize).min(input.len());
+                *input = input.get(taken..).unwrap_or_default();
+                let left = left.saturating_sub(taken as u32);
+                if left > 0 {
+                    self.arriving = Arriving::Skipped(left);
+                    return Ok(Step::Starved);
+                }
+                self.arriving = Arriving::Nothing;
+                return Ok(Step::Done);
+            }
+        }
+        if self.preface_left > 0 {
+            return self.take_preface(input);
+        }
+        let Some((header, rest)) = input.split_first_chunk::<{ frame::HEADER }>() else {
+            return Ok(Step::Starved);
+        };
+        let header = FrameHeader::parse(header);
+        self.check_header(header)?;
+        if header.kind == kind::DATA {
+            return self.begin_data(header, input, rest, now);
+        }
+        if header.kind > kind::CONTINUATION {
+            // Section 5.5: unknown frames are ignored.
+            *input = rest;
+            self.arriving = Arriving::Skipped(header.length);
+            self.count_idle(now)?;
+            return Ok(Step::Done);
+        }
+        let Some((payload, rest)) = rest.split_at_checked(header.length as usize) else {
+            return Ok(Step::Starved);
+        };
+        *input = rest;
+        match header.kind {
+            kind::HEADERS => self.receive_headers(header, payload, now),
+            kind::CONTINUATION => self.receive_continuation(header, payload, now),
+            other => {
+                match other {
+                    kind::PRIORITY => self.receive_priority(header, now)?,
+                    kind::RST_STREAM => self.receive_reset(header, payload, now)?,
+                    kind::SETTINGS => self.receive_settings(header, payload, now)?,
+                    kind::PING => self.receive_ping(header, payload, now)?,
+                    kind::GOAWAY => self.receive_goaway(payload)?,
+                    kind::WINDOW_UPDATE => self.receive_window_update(header, payload, now)?,
+                    // Section 8.4: nobody may push to us, and clients cannot.
+                    _ => {
+                        return Err(ConnectionError::protocol(
+                            "PUSH_PROMISE is not allowed here",
+                        ));
+                    }
+                }
+                Ok(Step::Done)
+            }
+        }
+    }
+
+    /// Section 3.4.
+    fn take_preface<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, ConnectionError> {
+        let start = frame::PREFACE.len().saturating_sub(self.preface_left);
+        let expected = frame::PREFACE.get(start..).unwrap_or_default();
+        let length = expected.len().min(input.len());
+        let (octets, rest) = input.split_at_checked(length).unwrap_or((input, &[]));
+        if expected.get(..length) != Some(octets) {
+            return Err(ConnectionError::protocol(
+                "the connection does not begin with the HTTP/2 preface",
+            ));
+        }
+        *input = rest;
+        self.preface_left = self.preface_left.saturating_sub(length);
+        Ok(if self.preface_left > 0 {
+            Step::Starved
+        } else {
+            Step::Done
+        })
+    }
+
+    /// What the header of a frame alone can have wrong.
+    fn check_header(&self, header: FrameHeader) -> Result<(), ConnectionError> {
+        if header.length > self.config.max_frame {
+            return Err(ConnectionError::frame_size(
+                "a frame is larger than MAX_FRAME_SIZE",
+            ));
+        }
+        if !self.ready && header.kind != kind::SETTINGS {
+            return Err(ConnectionError::protocol("the first frame is not SETTINGS"));
+        }
+        if !self.ready && header.has(flag::ACK) {
+            return Err(ConnectionError::protocol(
+                "the first frame is an acknowledgement",
+            ));
+        }
+        if let Some(block) = &self.block
+            && (header.kind != kind::CONTINUATION || header.stream != block.stream)
+        {
+            // Section 4.3.
+            return Err(ConnectionError::protocol(
+                "another frame is inside a header block",
+            ));
+        }
+        let fixed = match header.kind {
+            kind::PING => 8,
+            kind::RST_STREAM | kind::WINDOW_UPDATE => 4,
+            _ => header.length,
+        };
+        if header.length != fixed {
+            return Err(ConnectionError::frame_size("a frame has the wrong length"));
+        }
+        let whole = self.config.limits.header_block as u32;
+        if header.kind != kind::DATA && header.kind <= kind::CONTINUATION && header.length > whole {
+            return Err(ConnectionError::calm(
+                "a frame is larger than it needs to be",
+            ));
+        }
+        let of_connection = matches!(header.kind, kind::SETTINGS | kind::PING | kind::GOAWAY);
+        let of_both = header.kind == kind::WINDOW_UPDATE || header.kind > kind::CONTINUATION;
+        if !of_both && of_connection != (header.stream == 0) {
+            return Err(ConnectionError::protocol(
+                "a frame is on a stream where it may not be",
+            ));
+        }
+        Ok(())
+    }
+
+    fn find(&self, id: u32) -> Found {
+        if let Some(key) = self.streams.find(id) {
+            return Found::Open(key);
+        }
+        let idle = match self.role {
+            Role::Server => id > self.last_peer_id || id.is_multiple_of(2),
+            Role::Client => id >= self.next_id || id.is_multiple_of(2),
+        };
+        if self.recent.contains(&id) {
+            Found::Recent
+        } else if idle {
+            Found::Idle
+        } else {
+            Found::Closed
+        }
+    }
+
+    /// Section 6.1.
+    fn begin_data<'a>(
+        &mut self,
+        header: FrameHeader,
+        input: &mut &'a [u8],
+        rest: &'a [u8],
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        let end = header.has(flag::END_STREAM);
+        let (left, padding, rest) = if header.has(flag::PADDED) {
+            let Some((padding, rest)) = rest.split_first() else {
+                if header.length == 0 {
+                    return Err(ConnectionError::frame_size("a padded frame is empty"));
+                }
+                return Ok(Step::Starved);
+            };
+            let left = header
+                .length
+                .checked_sub(1)
+                .and_then(|left| left.checked_sub(u32::from(*padding)));
+            let left = left.ok_or(ConnectionError::protocol(
+                "the padding is longer than the frame",
+            ))?;
+            (left, u32::from(*padding), rest)
+        } else {
+            (header.length, 0, rest)
+        };
+        *input = rest;
+        // Section 6.9: the whole payload counts, padding and its length too.
+        self.recv_window = self.recv_window.saturating_sub(i64::from(header.length));
+        if self.recv_window < 0 {
+            return Err(ConnectionError::new(
+                ErrorCode::FLOW_CONTROL_ERROR,
+                "more was sent than the window of the connection",
+            ));
+        }
+        self.growth.count(header.length);
+        if left == 0 && !end {
+            self.count_empty_data()?;
+        } else {
+            self.empty_data = 0;
+        }
+        let skipped = left.saturating_add(padding);
+        let key = match self.find(header.stream) {
+            Found::Open(key) => key,
+            Found::Idle => {
+                return Err(ConnectionError::protocol("DATA on a stream that is idle"));
+            }
+            found => {
+                self.return_connection_window(header.length);
+                self.arriving = Arriving::Skipped(skipped);
+                if matches!(found, Found::Closed) {
+                    self.put_reset(header.stream, ErrorCode::STREAM_CLOSED);
+                    self.count_caused_reset(now)?;
+                }
+                return Ok(Step::Done);
+            }
+        };
+        if let Err((code, reason)) = self.admit_data(key, header.length, left, end) {
+            self.return_connection_window(header.length);
+            self.arriving = Arriving::Skipped(skipped);
+            if let Some(code) = code {
+                self.violation(key, code, reason, now)?;
+            }
+            return Ok(Step::Done);
+        }
+        // What is no data is consumed at once.
+        let overhead = header.length.saturating_sub(left);
+        if overhead > 0 {
+            self.consume(key, overhead as usize);
+        }
+        Ok(self.pass_data(input, key, left, padding, end))
+    }
+
+    /// Whether data may come on a stream now; nothing when it is to be ignored.
+    fn admit_data(
+        &mut self,
+        key: StreamKey,
+        counted: u32,
+        data: u32,
+        end: bool,
+    ) -> Result<(), (Option<ErrorCode>, &'static str)> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Err((None, ""));
+        };
+        if stream.flags.reset {
+            return Err((None, ""));
+        }
+        if stream.flags.recv_closed {
+            return Err((
+                Some(ErrorCode::STREAM_CLOSED),
+                "DATA after the end of the stream",
+            ));
+        }
+        if !stream.flags.head_received {
+            return Err((Some(ErrorCode::PROTOCOL_ERROR), "DATA before a head"));
+        }
+        stream.recv_window = stream.recv_window.saturating_sub(i64::from(counted));
+        if stream.recv_window < 0 {
+            return Err((
+                Some(ErrorCode::FLOW_CONTROL_ERROR),
+                "more was sent than the window of the stream",
+            ));
+        }
+        if let Some(left) = stream.content_left {
+            // Section 8.1.1.
+            let rest = left.checked_sub(u64::from(data));
+            match rest {
+                Some(rest) if !end || rest == 0 => stream.content_left = Some(rest),
+                _ => {
+                    return Err((
+                        Some(ErrorCode::PROTOCOL_ERROR),
+                        "the length of the body is not the content-length",
+                    ));
+                }
+            }
+        }
+        stream.unconsumed = stream.unconsumed.saturating_add(counted);
+        Ok(())
+    }
+
+    fn pass_data<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        key: StreamKey,
+        left: u32,
+        padding: u32,
+        end: bool,
+    ) -> Step<'a> {
+        let taken = (left as usize).min(input.len());
+        if taken == 0 && left > 0 {
+            self.arriving = Arriving::Data {
+                stream: key,
+                left,
+                padding,
+                end,
+            };
+            return Step::Starved;
+        }
+        let (data, rest) = input.split_at_checked(taken).unwrap_or((input, &[]));
+        *input = rest;
+        let left = left.saturating_sub(taken as u32);
+        self.arriving = match (left, padding) {
+            (0, 0) => Arriving::Nothing,
+            (0, padding) => Arriving::Skipped(padding),
+            _ => Arriving::Data {
+                stream: key,
+                left,
+                padding,
+                end,
+            },
+        };
+        let end = end && left == 0;
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Step::Done;
+        };
+        if stream.flags.reset || !stream.flags.held {
+            self.consume(key, taken);
+            return Step::Done;
+        }
+        if end {
+            stream.flags.recv_closed = true;
+        } else if data.is_empty() {
+            return Step::Done;
+        }
+        Step::Data(key, data, end)
+    }
+
+    fn count_empty_data(&mut self) -> Result<(), ConnectionError> {
+        self.empty_data = self.empty_data.saturating_add(1);
+        match self.config.limits.empty_data {
+            Some(limit) if self.empty_data > limit => {
+                Err(ConnectionError::calm("too many empty DATA frames"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Section 6.2.
+    fn receive_headers<'a>(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        let mut fragment = payload;
+        if header.has(flag::PADDED) {
+            let (padding, rest) = fragment
+                .split_first()
+                .ok_or(ConnectionError::frame_size("a padded frame is empty"))?;
+            let length = rest.len().checked_sub(usize::from(*padding));
+            fragment =
+                length
+                    .and_then(|length| rest.get(..length))
+                    .ok_or(ConnectionError::protocol(
+                        "the padding is longer than the frame",
+                    ))?;
+        }
+        if header.has(flag::PRIORITY) {
+            // Section 5.3.2: read and ignored.
+            fragment = fragment.get(5..).ok_or(ConnectionError::frame_size(
+                "HEADERS with priority is too short",
+            ))?;
+        }
+        let end = header.has(flag::END_STREAM);
+        if header.has(flag::END_HEADERS) {
+            let decoded = self.decoder.take(fragment)?;
+            return self.receive_block(header.stream, decoded, end, now);
+        }
+        self.block = Some(PartialBlock {
+            stream: header.stream,
+            end,
+            octets: fragment.to_vec(),
+            continuations: 0,
+            since: now,
+        });
+        Ok(Step::Done)
+    }
+
+    /// Section 6.10.
+    fn receive_continuation<'a>(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<Step<'a>, ConnectionError> {
+        let limits = self.config.limits;
+        let Some(block) = &mut self.block else {
+            return Err(ConnectionError::protocol(
+                "CONTINUATION without a header block",
+            ));
+        };
+        block.continuations = block.continuations.saturating_add(1);
+        let length = block.octets.len().saturating_add(payload.len());
+        if block.continuations > limits.continuations || length > limits.header_block {
+            return Err(ConnectionError::calm("a header block does not end"));
+        }
+        block.octets.extend_from_slice(payload);
+        if !header.has(flag::END_HEADERS) {
+            return Ok(Step::Done);
+        }
+        let Some(block) = self.block.take() else {
+            return Ok(Step::Done);
+        };
+        let decoded = self.decoder.take(&block.octets)?;
+        self.receive_block(block.stream, decoded, block.end, now)
+    }
+
+    /// Section 6.3: deprecated; only its form is looked at.
+    fn receive_priority(
+        &mut self,
+        header: FrameHeader,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        if header.length != 5 {
+            return match self.find(header.stream) {
+                Found::Open(key) => self.violation(
+                    key,
+                    ErrorCode::FRAME_SIZE_ERROR,
+                    "PRIORITY has the wrong length",
+                    now,
+                ),
+                _ => Err(ConnectionError::frame_size("PRIORITY has the wrong length")),
+            };
+        }
+        self.count_idle(now)
+    }
+
+    /// Section 6.4.
+    fn receive_reset(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        let code = ErrorCode(u32::from_be_bytes(
+            *payload.first_chunk().unwrap_or(&[0; 4]),
+        ));
+        let key = match self.find(header.stream) {
+            Found::Open(key) => key,
+            Found::Idle => {
+                return Err(ConnectionError::protocol(
+                    "RST_STREAM on a stream that is idle",
+                ));
+            }
+            _ => return self.count_idle(now),
+        };
+        let age = since(self.start, now).as_millis() as u32;
+        let Some(stream) = self.streams.get(key) else {
+            return Ok(());
+        };
+        if stream.flags.reset {
+            return self.count_idle(now);
+        }
+        let flags = stream.flags;
+        let early = age.saturating_sub(stream.opened_at) < EARLY_MS && !flags.head_sent;
+        self.drop_queue(key);
+        self.mark_reset(key);
+        if flags.held && !(self.role == Role::Client && flags.recv_closed) {
+            let cause = match code {
+                ErrorCode::REFUSED_STREAM => ResetCause::Refused,
+                _ => ResetCause::Peer,
+            };
+            self.notices.push_back(Notice::Reset {
+                stream: key,
+                code,
+                cause,
+            });
+        }
+        self.remove_if_over(key);
+        if early && self.role == Role::Server {
+            self.count_early_reset(now)?;
+        }
+        Ok(())
+    }
+
+    fn count_early_reset(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        let Some(rate) = self.config.limits.early_resets else {
+            return Ok(());
+        };
+        let many = self.early_resets.count(rate, since(self.start, now));
+        self.opened.advance(rate.per, since(self.start, now));
+        if many && self.early_resets.total() >= self.opened.total() / 2 {
+            return Err(ConnectionError::calm(
+                "too many streams are reset as soon as they are opened",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Section 6.7.
+    fn receive_ping(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        let payload: [u8; 8] = *payload.first_chunk().unwrap_or(&[0; 8]);
+        if !header.has(flag::ACK) {
+            self.put_ping(flag::ACK, payload);
+            self.count_idle(now)?;
+            return self.count_answer();
+        }
+        match payload {
+            timers::MEASURE => self.measured(),
+            timers::DRAINING => self.finish_drain(),
+            timers::KEEPALIVE => self.notices.push_back(Notice::Pong),
+            // An answer to nothing is as good as none.
+            _ => self.count_idle(now)?,
+        }
+        Ok(())
+    }
+
+    /// Section 6.8.
+    fn receive_goaway(&mut self, payload: &[u8]) -> Result<(), ConnectionError> {
+        let Some((head, _debug)) = payload.split_first_chunk::<8>() else {
+            return Err(ConnectionError::frame_size("GOAWAY is too short"));
+        };
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = *head;
+        let last = u32::from_be_bytes([l0, l1, l2, l3]) & 0x7fff_ffff;
+        let code = ErrorCode(u32::from_be_bytes([c0, c1, c2, c3]));
+        if self.peer_last.is_some_and(|before| last > before) {
+            return Err(ConnectionError::protocol(
+                "a GOAWAY takes back what an earlier one said",
+            ));
+        }
+        self.peer_last = Some(last);
+        self.notices.push_back(Notice::GoAway(code));
+        if self.role == Role::Client {
+            self.refuse_above(last);
+        } else if matches!(self.drain, Drain::No) {
+            // A client that opens nothing more is done when its streams are.
+            self.drain = Drain::Final;
+        }
+        Ok(())
+    }
+
+    /// Streams that the peer will not look at are over.
+    fn refuse_above(&mut self, last: u32) {
+        let mut refused: Vec<StreamKey> = self.waiting.drain(..).collect();
+        self.streams.for_each_open(|key, stream| {
+            if stream.id > last && !stream.flags.reset {
+                refused.push(key);
+            }
+        });
+        for key in refused {
+            self.drop_queue(key);
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.head = None;
+            }
+            self.mark_reset(key);
+            self.notices.push_back(Notice::Reset {
+                stream: key,
+                code: ErrorCode::REFUSED_STREAM,
+                cause: ResetCause::Refused,
+            });
+        }
+    }
+
+    /// Section 6.9.
+    fn receive_window_update(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        let more = u32::from_be_bytes(*payload.first_chunk().unwrap_or(&[0; 4])) & 0x7fff_ffff;
+        let largest = i64::from(frame::LARGEST_WINDOW);
+        if header.stream == 0 {
+            if more == 0 {
+                return Err(ConnectionError::protocol("WINDOW_UPDATE of nothing"));
+            }
+            self.send_window = self.send_window.saturating_add(i64::from(more));
+            if self.send_window > largest {
+                return Err(ConnectionError::new(
+                    ErrorCode::FLOW_CONTROL_ERROR,
+                    "the window of the connection is above 2^31-1",
+                ));
+            }
+            return Ok(());
+        }
+        let key = match self.find(header.stream) {
+            Found::Open(key) => key,
+            Found::Idle => {
+                return Err(ConnectionError::protocol(
+                    "WINDOW_UPDATE on a stream that is idle",
+                ));
+            }
+            // Section 5.1: it may come late.
+            _ => return self.count_idle(now),
+        };
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        if stream.flags.reset {
+            return self.count_idle(now);
+        }
+        if more == 0 {
+            let code = ErrorCode::PROTOCOL_ERROR;
+            return self.violation(key, code, "WINDOW_UPDATE of nothing", now);
+        }
+        stream.send_window = stream.send_window.saturating_add(i64::from(more));
+        if stream.send_window > largest {
+            let code = ErrorCode::FLOW_CONTROL_ERROR;
+            return self.violation(key, code, "the window of the stream is above 2^31-1", now);
+        }
+        if stream.send_window > 0 && !stream.is_drained() && !stream.flags.ready {
+            stream.flags.ready = true;
+            self.sendable.push_back(key);
+        }
+        if more < 64 {
+            // Windows that grow by drops keep streams open for next to nothing.
+            return self.count_idle(now);
+        }
+        Ok(())
+    }
+}
+
+fn event_of(notice: Notice) -> Event<'static> {
+    match notice {
+        Notice::Ready => Event::Ready,
+        Notice::Reset {
+            stream,
+            code,
+            cause,
+        } => Event::Reset {
+            stream,
+            code,
+            cause,
+        },
+        Notice::GoAway(code) => Event::GoAway { code },
+        Notice::Pong => Event::Pong,
+    }
+}

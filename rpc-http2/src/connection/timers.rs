@@ -1,0 +1,245 @@
+//! What happens because time passes, and the growth of windows.
+
+use std::time::{Duration, Instant};
+
+use super::{Connection, Notice, ResetCause};
+use crate::config::{Config, Role};
+use crate::error::{ConnectionError, ErrorCode};
+use crate::frame;
+use crate::frame::setting;
+
+/// The payload of a PING that asks whether the peer is there.
+pub(super) const KEEPALIVE: [u8; 8] = *b"keepaliv";
+/// The payload of a PING that measures the round trip.
+pub(super) const MEASURE: [u8; 8] = *b"measured";
+/// The payload of the PING between the two GOAWAYs.
+pub(super) const DRAINING: [u8; 8] = *b"draining";
+
+/// How long the peer may take to see the first GOAWAY.
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
+/// A stalled stream is looked at so many times.
+const LOOKS: u32 = 4;
+/// A reader that takes this many octets a second is slow and not stalled.
+const SLOWEST: u64 = 1024;
+
+/// How far the graceful end is (RFC 9113 section 6.8).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Drain {
+    No,
+    /// The peer was told that the end is near; streams that it opens meanwhile are taken.
+    Announced(Instant),
+    /// The peer was told which stream is the last one.
+    Final,
+}
+
+/// Grows the receiving windows to what the network holds in one round trip.
+#[derive(Debug)]
+pub(super) struct Growth {
+    pub(super) window: u32,
+    max: u32,
+    /// Octets since the PING that is under way.
+    sample: Option<u64>,
+}
+
+impl Growth {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            window: config.stream_window,
+            max: config.max_stream_window.min(frame::LARGEST_WINDOW),
+            sample: None,
+        }
+    }
+
+    pub(super) fn count(&mut self, octets: u32) {
+        if let Some(sample) = &mut self.sample {
+            *sample = sample.saturating_add(u64::from(octets));
+        }
+    }
+}
+
+impl Connection {
+    /// Half a window was used up: measures how much arrives in a round trip.
+    pub(super) fn measure(&mut self) {
+        if self.growth.sample.is_none() && self.growth.window < self.growth.max {
+            self.growth.sample = Some(0);
+            self.put_ping(0, MEASURE);
+        }
+    }
+
+    /// The PING is back: a window that was half used in one round trip is too small.
+    pub(super) fn measured(&mut self) {
+        let Some(sample) = self.growth.sample.take() else {
+            return;
+        };
+        let old = self.growth.window;
+        if sample.saturating_mul(2) < u64::from(old) {
+            return;
+        }
+        let new = old.saturating_mul(2).min(self.growth.max);
+        let more = new.saturating_sub(old);
+        self.growth.window = new;
+        self.put_settings(&[(setting::INITIAL_WINDOW_SIZE, new)]);
+        self.streams.for_each_open(|_, stream| {
+            stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
+        });
+        // The connection holds what two such streams hold, or what it was made for.
+        let connection = new.saturating_mul(2).min(frame::LARGEST_WINDOW);
+        if connection > self.config.connection_window {
+            let more = connection.saturating_sub(self.config.connection_window);
+            self.config.connection_window = connection;
+            self.recv_window = self.recv_window.saturating_add(i64::from(more));
+            self.put_window_update(0, more);
+        }
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) has something to do.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if self.error.is_some() {
+            return None;
+        }
+        let limits = &self.config.limits;
+        let handshake = (!self.ready).then(|| self.start.checked_add(limits.handshake_time));
+        let block = self
+            .block
+            .as_ref()
+            .map(|block| block.since.checked_add(limits.header_time));
+        let drain = match self.drain {
+            Drain::Announced(since) => Some(since.checked_add(DRAIN_WAIT)),
+            _ => None,
+        };
+        [
+            handshake.flatten(),
+            block.flatten(),
+            drain.flatten(),
+            self.stall_check,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// When the peer has taken too long; the connection has to end.
+    pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        let result = self.due(now);
+        if let Err(error) = result {
+            self.fail(error);
+        }
+        result
+    }
+
+    fn due(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        let limits = self.config.limits;
+        let passed = |since: Instant, wait| now.saturating_duration_since(since) >= wait;
+        if !self.ready && passed(self.start, limits.handshake_time) {
+            return Err(ConnectionError::new(
+                ErrorCode::SETTINGS_TIMEOUT,
+                "the peer did not begin to speak HTTP/2 in time",
+            ));
+        }
+        if let Some(block) = &self.block
+            && passed(block.since, limits.header_time)
+        {
+            return Err(ConnectionError::calm("a header block did not end in time"));
+        }
+        if let Drain::Announced(since) = self.drain
+            && passed(since, DRAIN_WAIT)
+        {
+            self.finish_drain();
+        }
+        if self.stall_check.is_some_and(|check| now >= check) {
+            self.look_at_stalled(now);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that streams which cannot send are looked at.
+    pub(super) fn watch_stalls(&mut self, now: Instant) {
+        if self.stall_check.is_none()
+            && let Some(stall) = self.config.limits.stall
+        {
+            let wait = stall.checked_div(LOOKS).unwrap_or(stall);
+            self.stall_check = now.checked_add(wait);
+        }
+    }
+
+    fn look_at_stalled(&mut self, now: Instant) {
+        self.stall_check = None;
+        let Some(stall) = self.config.limits.stall else {
+            return;
+        };
+        let enough = stall
+            .as_secs()
+            .saturating_mul(SLOWEST)
+            .checked_div(u64::from(LOOKS))
+            .unwrap_or(0);
+        let mut blocked = false;
+        let mut stalled = Vec::new();
+        self.streams.for_each_open(|key, stream| {
+            if stream.is_drained() {
+                stream.stalled = 0;
+                return;
+            }
+            blocked = true;
+            if u64::from(std::mem::take(&mut stream.progress)) >= enough {
+                stream.stalled = 0;
+                return;
+            }
+            stream.stalled = stream.stalled.saturating_add(1);
+            if stream.stalled >= LOOKS {
+                stalled.push((key, stream.id, stream.flags.held));
+            }
+        });
+        for (key, id, held) in stalled {
+            let code = ErrorCode::ENHANCE_YOUR_CALM;
+            self.drop_queue(key);
+            self.put_reset(id, code);
+            self.mark_reset(key);
+            if held {
+                self.notices.push_back(Notice::Reset {
+                    stream: key,
+                    code,
+                    cause: ResetCause::Violation("the peer did not take what was sent to it"),
+                });
+            }
+            self.remove_if_over(key);
+        }
+        if blocked {
+            self.watch_stalls(now);
+        }
+    }
+
+    /// Begins the graceful end: a server tells the peer, takes what is already on its way, and
+    /// finishes; a client opens nothing more.
+    pub fn shut_down(&mut self, now: Instant) {
+        if !matches!(self.drain, Drain::No) || self.error.is_some() {
+            return;
+        }
+        match self.role {
+            Role::Server => {
+                self.drain = Drain::Announced(now);
+                self.put_goaway(frame::LARGEST_WINDOW, ErrorCode::NO_ERROR, b"");
+                self.put_ping(0, DRAINING);
+            }
+            Role::Client => {
+                self.drain = Drain::Final;
+                self.put_goaway(0, ErrorCode::NO_ERROR, b"");
+            }
+        }
+    }
+
+    pub(super) fn finish_drain(&mut self) {
+        if matches!(self.drain, Drain::Announced(_)) {
+            self.drain = Drain::Final;
+            self.put_goaway(self.last_peer_id, ErrorCode::NO_ERROR, b"");
+        }
+    }
+
+    /// Whether streams with this identifier are taken.
+    pub(super) fn accepts(&self) -> bool {
+        !matches!(self.drain, Drain::Final)
+    }
+}

@@ -1,0 +1,306 @@
+//! Header blocks into fields, with a memory of what blocks begin with.
+
+use super::dynamic_table::{DynamicTable, Entry};
+use super::{HpackError, huffman, integer, static_table};
+use crate::fields::Fields;
+use crate::validate::Summary;
+
+/// The size that tables begin with.
+const INITIAL_TABLE: usize = 4096;
+/// How many prefixes are remembered.
+const PREFIXES: usize = 64;
+/// A longer run of indexed fields is not remembered.
+const LONGEST_PREFIX: usize = 48;
+
+/// A block that has been decoded.
+///
+/// An RPC peer begins each block with the same run of indexed fields. Such a run stands for the same
+/// fields as long as nothing is inserted into the table, so it is decoded once and then compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// The fields that the block begins with.
+    pub prefix: Option<Prefix<'a>>,
+    /// The fields behind.
+    pub rest: &'a Fields,
+    /// The fields were more than the limit allows; those above it are not there.
+    pub oversized: bool,
+}
+
+impl<'a> Block<'a> {
+    /// All fields in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let prefix = self.prefix.map(|prefix| prefix.fields.iter());
+        prefix.into_iter().flatten().chain(self.rest.iter())
+    }
+}
+
+/// The remembered beginning of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix<'a> {
+    /// Where it is remembered: what a caller has made of the fields can be kept under this number.
+    pub slot: usize,
+    /// Other fields were under this number until now.
+    pub fresh: bool,
+    /// Its fields.
+    pub fields: &'a Fields,
+}
+
+/// Where a decoded block is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoded {
+    prefix: Option<(usize, bool)>,
+    oversized: bool,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    octets: Vec<u8>,
+    fields: Fields,
+    summary: Summary,
+    version: u64,
+}
+
+/// What decodes the blocks of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    table: DynamicTable,
+    /// What SETTINGS_HEADER_TABLE_SIZE allows.
+    allowed: usize,
+    max_list: usize,
+    max_fields: usize,
+    prefixes: Vec<Option<Box<Remembered>>>,
+    rest: Fields,
+}
+
+impl Decoder {
+    /// A decoder whose table has at most this size and whose lists have at most these limits.
+    ///
+    /// Until the peer has seen another size it uses 4,096 (RFC 9113 section 6.5.2).
+    #[must_use]
+    pub fn new(table_size: usize, max_list: usize, max_fields: usize) -> Self {
+        Self {
+            table: DynamicTable::new(INITIAL_TABLE),
+            allowed: table_size.max(INITIAL_TABLE),
+            max_list,
+            max_fields,
+            prefixes: Vec::new(),
+            rest: Fields::new(),
+        }
+    }
+
+    /// Decodes a whole block.
+    ///
+    /// # Errors
+    /// When the block is none; the connection cannot go on.
+    pub fn decode(&mut self, block: &[u8]) -> Result<Block<'_>, HpackError> {
+        let decoded = self.take(block)?;
+        Ok(self.block(decoded))
+    }
+
+    /// Decodes a whole block, which stays here until the next one.
+    pub(crate) fn take(&mut self, block: &[u8]) -> Result<Decoded, HpackError> {
+        self.rest.clear();
+        self.rest.shrink(4096);
+        let run = indexed_run(block);
+        let mut prefix = None;
+        let mut rest = block;
+        if let Some((octets, behind)) = block.split_at_checked(run)
+            && run > 0
+            && run <= LONGEST_PREFIX
+        {
+            let slot = slot_of(octets);
+            let known = self
+                .prefixes
+                .get(slot)
+                .and_then(Option::as_deref)
+                .is_some_and(|known| {
+                    known.version == self.table.version() && known.octets == octets
+                });
+            let mut fresh = false;
+            if !known {
+                fresh = self.remember(slot, octets)?;
+            }
+            if known || fresh {
+                rest = behind;
+                prefix = Some((slot, fresh));
+            }
+        }
+        let room = match prefix.and_then(|(slot, _)| self.prefixes.get(slot)?.as_deref()) {
+            Some(known) => (known.fields.size(), known.fields.len()),
+            None => (0, 0),
+        };
+        let oversized = self.decode_rest(rest, room, prefix.is_none())?;
+        Ok(Decoded { prefix, oversized })
+    }
+
+    /// The block that was decoded last.
+    pub(crate) fn block(&self, decoded: Decoded) -> Block<'_> {
+        let prefix = decoded.prefix.and_then(|(slot, fresh)| {
+            let known = self.prefixes.get(slot)?.as_deref()?;
+            Some(Prefix {
+                slot,
+                fresh,
+                fields: &known.fields,
+            })
+        });
+        Block {
+            prefix,
+            rest: &self.rest,
+            oversized: decoded.oversized,
+        }
+    }
+
+    /// Whether the block that was decoded last is one that it may be.
+    pub(crate) fn summary(&self, decoded: Decoded) -> Summary {
+        let prefix = decoded
+            .prefix
+            .and_then(|(slot, _)| self.prefixes.get(slot)?.as_deref());
+        Summary::of(prefix.map(|known| known.summary), self.block(decoded))
+    }
+
+    /// Decodes a run of indexed fields into its slot; false when it is too large for that.
+    fn remember(&mut self, slot: usize, octets: &[u8]) -> Result<bool, HpackError> {
+        if self.prefixes.is_empty() {
+            self.prefixes.resize_with(PREFIXES, || None);
+        }
+        let Some(place) = self.prefixes.get_mut(slot) else {
+            return Ok(false);
+        };
+        let mut remembered = place.take().unwrap_or_default();
+        remembered.fields.clear();
+        remembered.summary = Summary::default();
+        let mut input = octets;
+        while !input.is_empty() {
+            let index = integer::decode(&mut input, 7)?;
+            let (name, value) = field(&self.table, index)?;
+            remembered.fields.push(name, value);
+            remembered.summary.field(name, value);
+            if remembered.fields.size() > self.max_list || remembered.fields.len() > self.max_fields
+            {
+                return Ok(false);
+            }
+        }
+        remembered.octets.clear();
+        remembered.octets.extend_from_slice(octets);
+        remembered.version = self.table.version();
+        *place = Some(remembered);
+        Ok(true)
+    }
+
+    /// Decodes what is behind the prefix; whether that was too much.
+    fn decode_rest(
+        &mut self,
+        mut input: &[u8],
+        (size, count): (usize, usize),
+        mut may_resize: bool,
+    ) -> Result<bool, HpackError> {
+        let mut oversized = false;
+        while let Some(&first) = input.first() {
+            if first & 0xe0 == 0x20 {
+                // Section 4.2: only at the beginning of a block.
+                let size = integer::decode(&mut input, 5)?;
+                if !may_resize || size > self.allowed {
+                    return Err(HpackError::TableSize);
+                }
+                self.table.resize(size, |_, _| {});
+                continue;
+            }
+            may_resize = false;
+            if first & 0x80 != 0 {
+                let index = integer::decode(&mut input, 7)?;
+                let (name, value) = field(&self.table, index)?;
+                if !oversized {
+                    self.rest.push(name, value);
+                }
+            } else {
+                let indexing = first & 0x40 != 0;
+                let index = integer::decode(&mut input, if indexing { 6 } else { 4 })?;
+                self.literal(&mut input, index, indexing)?;
+                if oversized {
+                    self.rest.truncate(self.rest.len().saturating_sub(1));
+                }
+            }
+            if !oversized
+                && (self.rest.size().saturating_add(size) > self.max_list
+                    || self.rest.len().saturating_add(count) > self.max_fields)
+            {
+                self.rest.truncate(self.rest.len().saturating_sub(1));
+                oversized = true;
+            }
+        }
+        Ok(oversized)
+    }
+
+    /// Section 6.2.
+    fn literal(
+        &mut self,
+        input: &mut &[u8],
+        index: usize,
+        indexing: bool,
+    ) -> Result<(), HpackError> {
+        let out = self.rest.open();
+        if index > 0 {
+            out.extend_from_slice(field(&self.table, index)?.0);
+        } else {
+            string(input, out)?;
+        }
+        let name_end = out.len();
+        string(input, out)?;
+        self.rest.seal(name_end);
+        if indexing && let Some((name, value)) = self.rest.last() {
+            self.table.insert(Entry::new(name, value), |_, _| {});
+        }
+        Ok(())
+    }
+}
+
+/// How many octets of fully indexed fields (section 6.1) a block begins with.
+fn indexed_run(block: &[u8]) -> usize {
+    let mut input = block;
+    while let Some(first) = input.first()
+        && first & 0x80 != 0
+    {
+        let before = input;
+        if integer::decode(&mut input, 7).is_err() {
+            input = before;
+            break;
+        }
+    }
+    block.len().saturating_sub(input.len())
+}
+
+fn slot_of(octets: &[u8]) -> usize {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for octet in octets {
+        hash = (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3);
+    }
+    ((hash >> 32) as usize) % PREFIXES
+}
+
+/// The field of an index into both tables (section 2.3.3).
+fn field(table: &DynamicTable, index: usize) -> Result<(&[u8], &[u8]), HpackError> {
+    let found = match index.checked_sub(static_table::LENGTH.saturating_add(1)) {
+        None => static_table::get(index),
+        Some(place) => table.get(place).map(Entry::parts),
+    };
+    found.ok_or(HpackError::Index)
+}
+
+/// Section 5.2.
+fn string(input: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
+    let huffman = input.first().is_some_and(|first| first & 0x80 != 0);
+    let length = integer::decode(input, 7)?;
+    let (text, rest) = input
+        .split_at_checked(length)
+        .ok_or(HpackError::Truncated)?;
+    *input = rest;
+    if huffman {
+        huffman::decode(text, out)
+    } else {
+        out.extend_from_slice(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

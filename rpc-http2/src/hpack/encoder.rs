@@ -1,0 +1,327 @@
+//! Fields into header blocks.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::dynamic_table::{DynamicTable, Entry};
+use super::{huffman, integer, static_table};
+use crate::fields::Fields;
+
+/// The largest table that is used, whatever the peer allows.
+const MAX_TABLE: usize = 4096;
+/// Once the table is full, an entry may go for another only after so many blocks.
+const EVICTION_PAUSE: u64 = 4096;
+/// How many fields that were seen once are known.
+const SEEN: usize = 128;
+
+/// Fields that many blocks begin with, and how they are encoded as long as the table stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Template {
+    fields: Fields,
+    encoded: Vec<u8>,
+    /// The state of the table that `encoded` is for; nothing when there is none.
+    state: Option<u64>,
+}
+
+impl Template {
+    /// A template of these fields, which must be the same in many blocks.
+    #[must_use]
+    pub fn new(fields: Fields) -> Self {
+        Self {
+            fields,
+            encoded: Vec::new(),
+            state: None,
+        }
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+}
+
+/// What encodes the blocks of one connection.
+#[derive(Debug)]
+pub struct Encoder {
+    table: DynamicTable,
+    /// Where entries are: by a hash of name and value, and by a hash of the name.
+    places: HashMap<u64, u64, BuildHasherDefault<Hashed>>,
+    seen: Vec<u64>,
+    /// Sizes that the next block has to tell the peer (section 4.2).
+    resized: Option<(usize, usize)>,
+    blocks: u64,
+    last_eviction: u64,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            table: DynamicTable::new(MAX_TABLE),
+            places: HashMap::default(),
+            seen: Vec::new(),
+            resized: None,
+            blocks: 0,
+            last_eviction: 0,
+        }
+    }
+}
+
+impl Encoder {
+    /// Takes in what the peer's SETTINGS_HEADER_TABLE_SIZE allows.
+    pub fn set_max_table_size(&mut self, size: usize) {
+        let size = size.min(MAX_TABLE);
+        if size == self.table.max_size() && self.resized.is_none() {
+            return;
+        }
+        let smallest = self
+            .resized
+            .map_or(size, |(smallest, _)| smallest.min(size));
+        self.resized = Some((smallest, size));
+        let places = &mut self.places;
+        for size in [smallest, size] {
+            self.table
+                .resize(size, |entry, sequence| forget(places, entry, sequence));
+        }
+    }
+
+    /// Begins a block.
+    pub fn begin(&mut self, out: &mut Vec<u8>) {
+        self.blocks = self.blocks.wrapping_add(1);
+        if let Some((smallest, last)) = self.resized.take() {
+            if smallest < last {
+                integer::encode(smallest, 5, 0x20, out);
+            }
+            integer::encode(last, 5, 0x20, out);
+        }
+    }
+
+    /// Appends the fields of a template.
+    pub fn template(&mut self, template: &mut Template, out: &mut Vec<u8>) {
+        let state = self.table.version();
+        if template.state == Some(state) {
+            out.extend_from_slice(&template.encoded);
+            return;
+        }
+        for (name, value) in template.fields.iter() {
+            self.field(name, value, true, out);
+        }
+        // What was inserted just now is an index the next time.
+        let state = self.table.version();
+        template.encoded.clear();
+        for (name, value) in template.fields.iter() {
+            self.field(name, value, false, &mut template.encoded);
+        }
+        template.state = Some(state);
+    }
+
+    /// Appends fields that only this block has: what the table knows first, so that the peer finds
+    /// the beginning again, and what is another each time last.
+    pub fn rest(&mut self, fields: &Fields, out: &mut Vec<u8>) {
+        for (name, value) in fields.iter() {
+            if !is_volatile(name) {
+                self.stable(name, value, out);
+            }
+        }
+        for (name, value) in fields.iter() {
+            match name {
+                b"authorization" | b"proxy-authorization" | b"cookie" => {
+                    self.sensitive(name, value, out);
+                }
+                _ if is_volatile(name) => self.volatile(name, value, out),
+                _ => {}
+            }
+        }
+    }
+
+    /// Appends a field that was the same in an earlier block, or may be.
+    pub fn stable(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        let known = self.has_seen(hash(name, value));
+        self.field(name, value, known, out);
+    }
+
+    /// Appends a field whose value is another one each time.
+    pub fn volatile(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        // Section 6.2.2.
+        self.literal(name, value, 4, 0x00, out);
+    }
+
+    /// Appends a field that no table on the way may keep.
+    pub fn sensitive(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        // Section 6.2.3.
+        self.literal(name, value, 4, 0x10, out);
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8], insert: bool, out: &mut Vec<u8>) {
+        if let Some(index) = self.find(name, value) {
+            integer::encode(index, 7, 0x80, out);
+        } else if insert && self.has_room(name, value) {
+            self.literal(name, value, 6, 0x40, out);
+            self.insert(name, value);
+        } else {
+            self.literal(name, value, 4, 0x00, out);
+        }
+    }
+
+    fn literal(&self, name: &[u8], value: &[u8], bits: u32, tag: u8, out: &mut Vec<u8>) {
+        match self.find_name(name) {
+            Some(index) => integer::encode(index, bits, tag, out),
+            None => {
+                integer::encode(0, bits, tag, out);
+                string(name, out);
+            }
+        }
+        string(value, out);
+    }
+
+    fn find(&self, name: &[u8], value: &[u8]) -> Option<usize> {
+        if let Some((index, true)) = static_table::find(name, value) {
+            return Some(index);
+        }
+        let (place, entry) = self.entry(hash(name, value))?;
+        (entry.parts() == (name, value)).then(|| index_of(place))
+    }
+
+    fn find_name(&self, name: &[u8]) -> Option<usize> {
+        if let Some((index, _)) = static_table::find(name, b"") {
+            return Some(index);
+        }
+        let (place, entry) = self.entry(hash_name(name))?;
+        (entry.parts().0 == name).then(|| index_of(place))
+    }
+
+    fn entry(&self, hash: u64) -> Option<(usize, &Entry)> {
+        let sequence = self.places.get(&hash)?;
+        let behind = self.table.inserted().wrapping_sub(*sequence);
+        let place = behind.checked_sub(1)? as usize;
+        Some((place, self.table.get(place)?))
+    }
+
+    /// A full table keeps what it has for a while: changing it each time would change the indices of
+    /// all other fields too.
+    fn has_room(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let size = name
+            .len()
+            .saturating_add(value.len())
+            .saturating_add(super::dynamic_table::OVERHEAD);
+        if size <= self.table.room() {
+            return true;
+        }
+        let allowed = size <= self.table.max_size() / 4
+            && self.blocks.wrapping_sub(self.last_eviction) >= EVICTION_PAUSE;
+        if allowed {
+            self.last_eviction = self.blocks;
+        }
+        allowed
+    }
+
+    fn insert(&mut self, name: &[u8], value: &[u8]) {
+        let sequence = self.table.inserted();
+        let places = &mut self.places;
+        self.table
+            .insert(Entry::new(name, value), |entry, sequence| {
+                forget(places, entry, sequence);
+            });
+        self.places.insert(hash(name, value), sequence);
+        self.places.insert(hash_name(name), sequence);
+    }
+
+    /// Whether a field came before; it is known from now on.
+    fn has_seen(&mut self, hash: u64) -> bool {
+        if self.seen.is_empty() {
+            self.seen.resize(SEEN, 0);
+        }
+        let slot = (hash >> 32) as usize % SEEN;
+        match self.seen.get_mut(slot) {
+            Some(seen) => std::mem::replace(seen, hash) == hash,
+            None => false,
+        }
+    }
+}
+
+fn forget(
+    places: &mut HashMap<u64, u64, BuildHasherDefault<Hashed>>,
+    entry: &Entry,
+    sequence: u64,
+) {
+    let (name, value) = entry.parts();
+    for hash in [hash(name, value), hash_name(name)] {
+        if places.get(&hash) == Some(&sequence) {
+            places.remove(&hash);
+        }
+    }
+}
+
+/// Fields whose value is another one in each block, or that nobody should keep.
+fn is_volatile(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"grpc-timeout"
+            | b"grpc-message"
+            | b"grpc-status-details-bin"
+            | b"traceparent"
+            | b"tracestate"
+            | b"authorization"
+            | b"proxy-authorization"
+            | b"cookie"
+    )
+}
+
+fn index_of(place: usize) -> usize {
+    place.saturating_add(static_table::LENGTH).saturating_add(1)
+}
+
+/// Section 5.2; Huffman when that is shorter.
+fn string(text: &[u8], out: &mut Vec<u8>) {
+    let length = huffman::encoded_length(text);
+    // A few octets saved are not worth their decoding.
+    if length.saturating_add(8) < text.len() {
+        integer::encode(length, 7, 0x80, out);
+        huffman::encode(text, out);
+    } else {
+        integer::encode(text.len(), 7, 0x00, out);
+        out.extend_from_slice(text);
+    }
+}
+
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mix(mut hash: u64, text: &[u8]) -> u64 {
+    let (words, rest) = text.as_chunks::<8>();
+    for word in words {
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(SEED);
+    }
+    for octet in rest {
+        hash = (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(SEED);
+    }
+    (hash.rotate_left(5) ^ text.len() as u64).wrapping_mul(SEED)
+}
+
+fn hash_name(name: &[u8]) -> u64 {
+    mix(1, name)
+}
+
+fn hash(name: &[u8], value: &[u8]) -> u64 {
+    mix(mix(2, name), value)
+}
+
+/// For keys that are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = mix(self.0, bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! How many events there were of late.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Rate;
+
+/// Into how many parts the time is divided.
+const PARTS: u32 = 10;
+
+/// Counts events in a sliding window of time, by tenths of it.
+#[derive(Debug, Default)]
+pub(crate) struct RateCounter {
+    /// For each part of the time: which one since the beginning it is, and its count.
+    counts: [(u32, u32); PARTS as usize],
+    now: u32,
+}
+
+impl RateCounter {
+    /// Counts an event that happened so long after the beginning; whether there are too many now.
+    pub(crate) fn count(&mut self, rate: Rate, since_start: Duration) -> bool {
+        self.advance(rate.per, since_start);
+        let place = self.now.checked_rem(PARTS).unwrap_or(0) as usize;
+        if let Some((part, count)) = self.counts.get_mut(place) {
+            if *part != self.now {
+                (*part, *count) = (self.now, 0);
+            }
+            *count = count.saturating_add(1);
+        }
+        self.total() >= rate.events
+    }
+
+    /// How many there were in the time before the last look.
+    pub(crate) fn total(&self) -> u32 {
+        self.counts
+            .iter()
+            .filter(|(part, _)| self.now.saturating_sub(*part) < PARTS)
+            .fold(0, |total, (_, count)| total.saturating_add(*count))
+    }
+
+    /// Looks at the time.
+    pub(crate) fn advance(&mut self, per: Duration, since_start: Duration) {
+        let part = per.checked_div(PARTS).unwrap_or(per).as_millis().max(1);
+        let now = since_start.as_millis().checked_div(part).unwrap_or(0);
+        self.now = self.now.max(now as u32);
+    }
+}
+
+/// How long after another instant one is.
+pub(crate) fn since(start: Instant, now: Instant) -> Duration {
+    now.saturating_duration_since(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate {
+        events: 100,
+        per: Duration::from_secs(10),
+    };
+
+    #[test]
+    fn a_burst_is_too_much_and_a_trickle_is_not() {
+        let mut counter = RateCounter::default();
+        let full = (0..100)
+            .filter(|_| counter.count(RATE, Duration::from_secs(3)))
+            .count();
+        assert_eq!(full, 1);
+        let mut counter = RateCounter::default();
+        for event in 0..100_000u64 {
+            assert!(
+                !counter.count(RATE, Duration::from_millis(event * 115)),
+                "{event}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let mut counter = RateCounter::default();
+        for _ in 0..99 {
+            assert!(!counter.count(RATE, Duration::from_secs(1)));
+        }
+        assert!(!counter.count(RATE, Duration::from_secs(12)));
+        assert_eq!(counter.total(), 1);
+    }
+}

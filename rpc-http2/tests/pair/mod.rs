@@ -1,0 +1,532 @@
+//! A client and a server, calls between them, and what must hold in the end.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use rpc_http2::hpack::Template;
+use rpc_http2::{
+    Config, Connection, ErrorCode, Event, Fields, Output, Payload, ResetCause, Role, StreamKey,
+};
+
+/// How a call is meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    Whole,
+    /// The client resets it at some time.
+    Cancelled,
+    /// The server resets it after its head.
+    Aborted,
+}
+
+#[derive(Debug)]
+struct Call {
+    number: usize,
+    plan: Plan,
+    to_send: Vec<u8>,
+    sent: usize,
+    ended: bool,
+    received: Vec<u8>,
+    status: Option<Vec<u8>>,
+    over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Served {
+    number: usize,
+    received: Vec<u8>,
+    request_ended: bool,
+    answered: usize,
+    finished: bool,
+}
+
+/// One side: the machine, what it is writing, and the octets on their way to it.
+struct Side {
+    machine: Connection,
+    writing: Output,
+    wire: Vec<u8>,
+    input: Vec<u8>,
+}
+
+impl Side {
+    fn new(role: Role, config: Config, now: Instant) -> Self {
+        Self {
+            machine: Connection::new(role, config, now),
+            writing: Output::default(),
+            wire: Vec::new(),
+            input: Vec::new(),
+        }
+    }
+}
+
+pub(crate) struct Pair {
+    random: Rng,
+    now: Instant,
+    client: Side,
+    server: Side,
+    heads: Vec<Template>,
+    respond: Template,
+    trailers: Template,
+    calls: HashMap<StreamKey, Call>,
+    served: HashMap<StreamKey, Served>,
+    ledger: HashMap<usize, Vec<u8>>,
+    started: usize,
+    total: usize,
+    trace: u64,
+}
+
+/// What a call's body is, both ways.
+fn body(number: usize, length: usize) -> Vec<u8> {
+    (0..length)
+        .map(|place| (place.wrapping_mul(31) ^ number.wrapping_mul(7)) as u8)
+        .collect()
+}
+
+fn config(random: &mut Rng) -> Config {
+    let mut config = Config {
+        max_streams: random.u32(1..40),
+        stream_window: random.u32(1..100_000),
+        connection_window: 65_535 + random.u32(0..100_000),
+        max_stream_window: random.u32(1..400_000),
+        max_frame: 16_384 + random.u32(0..100_000),
+        stream_buffer: random.usize(1..100_000),
+        connection_buffer: random.usize(1..300_000),
+        header_table: if random.bool() {
+            4096
+        } else {
+            random.u32(0..200)
+        },
+        ..Config::default()
+    };
+    // Windows of a few octets make honest peers send many small updates.
+    config.limits.idle_frames = None;
+    config.limits.unsent_answers = None;
+    config
+}
+
+impl Pair {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let now = Instant::now();
+        let client = Side::new(Role::Client, config(&mut random), now);
+        let server = Side::new(Role::Server, config(&mut random), now);
+        let heads = (0..random.usize(1..20))
+            .map(|method| {
+                let path = format!("/a.B/Method{method}");
+                Template::new(
+                    [
+                        (":method", "POST"),
+                        (":scheme", "http"),
+                        (":path", &*path),
+                        ("te", "trailers"),
+                    ]
+                    .into_iter()
+                    .collect(),
+                )
+            })
+            .collect();
+        Self {
+            now,
+            client,
+            server,
+            heads,
+            respond: Template::new(
+                [(":status", "200"), ("content-type", "application/grpc")]
+                    .into_iter()
+                    .collect(),
+            ),
+            trailers: Template::new([("grpc-status", "0")].into_iter().collect()),
+            calls: HashMap::new(),
+            served: HashMap::new(),
+            ledger: HashMap::new(),
+            started: 0,
+            total: random.usize(1..60),
+            random,
+            trace: 0,
+        }
+    }
+
+    /// Plays to the end and says what happened in one number.
+    pub(crate) fn run(mut self) -> u64 {
+        let mut idle = 0;
+        let mut steps = 0u32;
+        while !(self.started == self.total && self.calls.values().all(|call| call.over)) {
+            steps += 1;
+            assert!(
+                steps < 400_000,
+                "no end: client {:?}\nserver {:?}\n{:?}",
+                self.client.machine,
+                self.server.machine,
+                self.calls
+                    .values()
+                    .filter(|call| !call.over)
+                    .take(3)
+                    .map(|call| (
+                        call.number,
+                        call.plan,
+                        call.sent,
+                        call.to_send.len(),
+                        call.received.len(),
+                        call.status.is_some()
+                    ))
+                    .collect::<Vec<_>>()
+            );
+            let moved = match self.random.u8(0..8) {
+                0 => self.start_call(),
+                1 => self.client_sends(),
+                2 => self.server_answers(),
+                3 => self.write(true) | self.write(false),
+                4 => self.deliver(true),
+                5 => self.deliver(false),
+                6 => self.cancel_something(),
+                _ => {
+                    let pass = self.random.u64(0..50);
+                    self.now += Duration::from_millis(if idle > 2000 { 1000 } else { pass });
+                    self.client.machine.on_timeout(self.now).unwrap();
+                    self.server.machine.on_timeout(self.now).unwrap();
+                    false
+                }
+            };
+            idle = if moved { 0 } else { idle + 1 };
+        }
+        self.settle();
+        assert_eq!(self.client.machine.stream_count(), 0);
+        assert_eq!(self.server.machine.stream_count(), 0);
+        for (number, answer) in &self.ledger {
+            assert_eq!(answer.first().copied(), Some(*number as u8));
+        }
+        self.trace
+    }
+
+    fn note(&mut self, what: u64) {
+        self.trace = (self.trace.rotate_left(7) ^ what).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    /// Lets everything arrive and be let go of.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = self.server_answers();
+            moved |= self.write(true) | self.write(false);
+            moved |= self.deliver(true) | self.deliver(false);
+            if !moved && self.served.is_empty() {
+                return;
+            }
+        }
+        panic!("does not settle: {:?}", self.served);
+    }
+
+    fn start_call(&mut self) -> bool {
+        if self.started == self.total {
+            return false;
+        }
+        let head = self.random.usize(0..self.heads.len());
+        let number = self.started;
+        let mut rest = Fields::new();
+        rest.push("number", number.to_string());
+        if self.random.bool() {
+            rest.push("grpc-timeout", format!("{}m", self.random.u32(..)));
+        }
+        let key = self
+            .client
+            .machine
+            .open(&mut self.heads[head], &rest, self.now)
+            .unwrap();
+        self.started += 1;
+        let plan = match self.random.u8(0..10) {
+            0 => Plan::Cancelled,
+            1 => Plan::Aborted,
+            _ => Plan::Whole,
+        };
+        let most = if self.random.u8(0..10) == 0 {
+            300_000
+        } else {
+            500
+        };
+        let length = self.random.usize(0..most);
+        let call = Call {
+            number,
+            plan,
+            to_send: body(number, length),
+            sent: 0,
+            ended: false,
+            received: Vec::new(),
+            status: None,
+            over: false,
+        };
+        self.calls.insert(key, call);
+        true
+    }
+
+    fn some_key(&mut self) -> Option<StreamKey> {
+        let mut open: Vec<StreamKey> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| !call.over)
+            .map(|(key, _)| *key)
+            .collect();
+        open.sort_by_key(|key| (self.calls[key].number, key.index()));
+        (!open.is_empty()).then(|| open[self.random.usize(0..open.len())])
+    }
+
+    fn client_sends(&mut self) -> bool {
+        let Some(key) = self.some_key() else {
+            return false;
+        };
+        let machine = &mut self.client.machine;
+        let Some(call) = self.calls.get_mut(&key) else {
+            return false;
+        };
+        if call.ended || !machine.has_room(key) {
+            return false;
+        }
+        let left = call.to_send.len() - call.sent;
+        let size = self.random.usize(0..=left);
+        let piece = &call.to_send[call.sent..call.sent + size];
+        call.sent += size;
+        let end = call.sent == call.to_send.len();
+        call.ended = end;
+        let payload = if self.random.bool() {
+            Payload::Copied(piece)
+        } else {
+            Payload::Shared(piece.to_vec().into())
+        };
+        machine.send(key, payload, end);
+        true
+    }
+
+    fn cancel_something(&mut self) -> bool {
+        if self.random.u8(0..20) > 0 {
+            return false;
+        }
+        let Some(key) = self.some_key() else {
+            return false;
+        };
+        let Some(call) = self.calls.get_mut(&key) else {
+            return false;
+        };
+        if call.plan != Plan::Cancelled {
+            return false;
+        }
+        call.over = true;
+        self.client.machine.reset(key, ErrorCode::CANCEL);
+        self.client.machine.release(key);
+        true
+    }
+
+    fn server_answers(&mut self) -> bool {
+        let mut keys: Vec<StreamKey> = self.served.keys().copied().collect();
+        keys.sort_by_key(|key| (self.served[key].number, key.index()));
+        if keys.is_empty() {
+            return false;
+        }
+        let key = keys[self.random.usize(0..keys.len())];
+        let machine = &mut self.server.machine;
+        let Some(served) = self.served.get_mut(&key) else {
+            return false;
+        };
+        // The answer is the request, as far as it has come.
+        if served.answered == 0 && !served.received.is_empty() {
+            machine.respond(key, &mut self.respond, &Fields::new(), false);
+        }
+        let left = served.received.len() - served.answered;
+        let size = self.random.usize(0..=left);
+        if size > 0 {
+            if !machine.has_room(key) {
+                return false;
+            }
+            let piece = served.received[served.answered..served.answered + size].to_vec();
+            served.answered += size;
+            machine.send(key, Payload::Shared(piece.into()), false);
+            return true;
+        }
+        if served.request_ended && served.answered == served.received.len() {
+            let mut rest = Fields::new();
+            rest.push("number", served.number.to_string());
+            if served.received.is_empty() {
+                machine.respond(key, &mut self.respond, &Fields::new(), false);
+            }
+            assert!(machine.trailers(key, &mut self.trailers, &rest));
+            machine.release(key);
+            self.served.remove(&key);
+            return true;
+        }
+        false
+    }
+
+    /// Writes some of what a side has to write.
+    fn write(&mut self, from_client: bool) -> bool {
+        let (from, to) = match from_client {
+            true => (&mut self.client, &mut self.server),
+            false => (&mut self.server, &mut self.client),
+        };
+        if from.writing.is_empty() {
+            from.machine.take_output(&mut from.writing, self.now);
+        }
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        let count = from.writing.slices(&mut slices);
+        let octets: Vec<u8> = slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect();
+        if octets.is_empty() {
+            return false;
+        }
+        let part = match self.random.bool() {
+            true => octets.len(),
+            false => self.random.usize(1..=octets.len()),
+        };
+        to.wire.extend(&octets[..part]);
+        from.writing.advance(part);
+        self.note(part as u64);
+        true
+    }
+
+    /// Lets some octets arrive and acts on what they say.
+    fn deliver(&mut self, to_client: bool) -> bool {
+        let side = match to_client {
+            true => &mut self.client,
+            false => &mut self.server,
+        };
+        let part = match self.random.u8(0..4) {
+            0 => side.wire.len().min(self.random.usize(0..20)),
+            1 => side.wire.len().min(self.random.usize(0..2000)),
+            _ => side.wire.len(),
+        };
+        side.input.extend(side.wire.drain(..part));
+        let input = std::mem::take(&mut side.input);
+        let mut rest = &input[..];
+        let mut events = Vec::new();
+        loop {
+            let side = match to_client {
+                true => &mut self.client,
+                false => &mut self.server,
+            };
+            let event = side.machine.receive(&mut rest, self.now);
+            let Some(event) = event.unwrap_or_else(|error| {
+                panic!("{error} at {}", if to_client { "client" } else { "server" })
+            }) else {
+                break;
+            };
+            events.push(Happened::of(event));
+            let Some(happened) = events.pop() else { break };
+            match to_client {
+                true => self.at_client(happened),
+                false => self.at_server(happened),
+            }
+        }
+        let rest = rest.to_vec();
+        let side = match to_client {
+            true => &mut self.client,
+            false => &mut self.server,
+        };
+        side.input = rest;
+        while side.machine.roomy().is_some() {}
+        part > 0
+    }
+
+    fn at_client(&mut self, happened: Happened) {
+        let machine = &mut self.client.machine;
+        match happened {
+            Happened::Head(..) | Happened::Nothing => {}
+            Happened::Data(key, data, end) => {
+                assert!(!end, "a response ends with trailers");
+                machine.consume(key, data.len());
+                let call = self.calls.get_mut(&key).unwrap();
+                call.received.extend(data);
+                self.note(key.index() as u64);
+            }
+            Happened::Trailers(key, number) => {
+                let call = self.calls.get_mut(&key).unwrap();
+                assert_eq!(call.received, call.to_send, "call {}", call.number);
+                assert_eq!(number, call.number);
+                call.status = Some(b"0".to_vec());
+                call.over = true;
+                machine.release(key);
+                let number = call.number;
+                self.ledger.insert(number, vec![number as u8]);
+            }
+            Happened::Reset(key, code, cause) => {
+                let call = self.calls.get_mut(&key).unwrap();
+                // Refused before the client knew the limit, or while a cancelled stream is let go of.
+                if cause != ResetCause::Refused {
+                    assert_eq!(cause, ResetCause::Peer, "{code}");
+                    assert_eq!(call.plan, Plan::Aborted);
+                }
+                assert!(call.received.is_empty() || cause != ResetCause::Refused);
+                call.over = true;
+                machine.release(key);
+            }
+        }
+    }
+
+    fn at_server(&mut self, happened: Happened) {
+        let machine = &mut self.server.machine;
+        match happened {
+            Happened::Nothing => {}
+            Happened::Head(key, number, end) => {
+                let aborted = self
+                    .calls
+                    .values()
+                    .any(|call| call.number == number && call.plan == Plan::Aborted);
+                if aborted {
+                    machine.reset(key, ErrorCode::INTERNAL_ERROR);
+                    machine.release(key);
+                    return;
+                }
+                self.served.insert(
+                    key,
+                    Served {
+                        number,
+                        request_ended: end,
+                        ..Served::default()
+                    },
+                );
+            }
+            Happened::Data(key, data, end) => {
+                let served = self.served.get_mut(&key).unwrap();
+                served.received.extend(&data);
+                served.request_ended = end;
+                machine.consume(key, data.len());
+            }
+            Happened::Trailers(..) => panic!("a request has no trailers"),
+            Happened::Reset(key, _, cause) => {
+                assert_eq!(cause, ResetCause::Peer);
+                let served = self.served.remove(&key).unwrap();
+                assert!(!served.finished);
+                machine.release(key);
+            }
+        }
+    }
+}
+
+/// An event without what it borrows.
+enum Happened {
+    Nothing,
+    Head(StreamKey, usize, bool),
+    Data(StreamKey, Vec<u8>, bool),
+    Trailers(StreamKey, usize),
+    Reset(StreamKey, ErrorCode, ResetCause),
+}
+
+impl Happened {
+    fn of(event: Event<'_>) -> Self {
+        let number = |block: rpc_http2::hpack::Block<'_>| {
+            block
+                .fields()
+                .find(|(name, _)| *name == b"number")
+                .and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok())
+                .unwrap_or(0)
+        };
+        match event {
+            Event::Ready | Event::Pong | Event::GoAway { .. } => Self::Nothing,
+            Event::Head { stream, block, end } => Self::Head(stream, number(block), end),
+            Event::Data { stream, data, end } => Self::Data(stream, data.to_vec(), end),
+            Event::Trailers { stream, block } => Self::Trailers(stream, number(block)),
+            Event::Reset {
+                stream,
+                code,
+                cause,
+            } => Self::Reset(stream, code, cause),
+        }
+    }
+}
