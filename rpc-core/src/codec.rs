@@ -172,6 +172,11 @@ impl<Q, R> Method<Q, R> {
         &self.path
     }
 
+    /// The path without a copy, when it is constant.
+    pub(crate) fn path_cow(&self) -> Cow<'static, str> {
+        self.path.clone()
+    }
+
     /// Which sides are streams.
     #[must_use]
     pub const fn kind(&self) -> MethodKind {

@@ -221,6 +221,7 @@ impl ChannelBuilder {
             tls,
             authority: self.authority,
             connect_timeout: self.connect_timeout,
+            receive_limit: self.receive_limit,
         };
         let random = Arc::new(Random::new(self.seed.unwrap_or_else(|| fastrand::u64(..))));
         let published = Arc::new(Published::new());

@@ -11,7 +11,8 @@ use super::balancer::CallTracker;
 use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
-use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::transport::http2::client::{Connection, WholeReply};
+use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::head::RequestHead;
 use crate::wire::message::MessageDecoder;
 use crate::{Code, Metadata, MethodKind, Status};
@@ -110,13 +111,7 @@ pub(crate) async fn run(core: &Arc<Core>, call: ClientCall) -> Result<Reply, Sta
             payload,
         });
     }
-    let outcome = match plan.deadline {
-        None => plan.unary().await,
-        Some(deadline) => match tokio::time::timeout_at(deadline.instant(), plan.unary()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(plan.expired()),
-        },
-    };
+    let outcome = plan.unary().await;
     plan.report(outcome.as_ref().err());
     outcome
 }
@@ -135,6 +130,7 @@ impl Plan {
         Self {
             head: RequestHead {
                 path: call.path,
+                deadline: call.deadline,
                 previous_attempts: 0,
                 encoding: core.encoding,
                 metadata: call.metadata,
@@ -155,23 +151,84 @@ impl Plan {
 
     async fn unary(&mut self) -> Result<Reply, Status> {
         loop {
-            let failed = match self.open_once().await? {
-                Ok(mut halves) => {
-                    match read_unary(&mut *halves.recv, self.core.receive_limit).await {
+            let (connection, mut guard) = self.choose().await?;
+            let body = self.body.clone().unwrap_or_default();
+            let failed = match connection.unary(&self.head, &body, self.deadline) {
+                Ok(mut call) => match poll_fn(|cx| call.poll_reply(cx)).await {
+                    Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
                         Ok(reply) => {
-                            halves.guard.end(Code::Ok);
+                            guard.end(Code::Ok);
                             return Ok(reply);
                         }
-                        Err(failed) => {
-                            halves.guard.end(failed.status.code());
-                            failed
-                        }
+                        Err(failed) => failed,
+                    },
+                    Err(StreamError::Deadline) => {
+                        guard.end(Code::DeadlineExceeded);
+                        return Err(self.expired());
+                    }
+                    Err(error) => error.into(),
+                },
+                Err(error) => error.into(),
+            };
+            guard.end(failed.status.code());
+            drop(guard);
+            match self.deadline {
+                None => self.after(failed).await?,
+                Some(deadline) => {
+                    match tokio::time::timeout_at(deadline.instant(), self.after(failed)).await {
+                        Ok(decided) => decided?,
+                        Err(_) => return Err(self.expired()),
                     }
                 }
-                Err(failed) => failed,
-            };
-            self.after(failed).await?;
+            }
         }
+    }
+
+    /// Picks where the next attempt goes.
+    async fn choose(&mut self) -> Result<(Arc<Connection>, AttemptGuard), Status> {
+        let picked = match self.pick_now() {
+            Ok(picked) => picked,
+            Err(_) => match self.deadline {
+                None => self.pick().await,
+                Some(deadline) => {
+                    match tokio::time::timeout_at(deadline.instant(), self.pick()).await {
+                        Ok(picked) => picked,
+                        Err(_) => return Err(self.expired()),
+                    }
+                }
+            },
+        };
+        let picked = picked.map_err(|status| self.annotated(status))?;
+        Ok(self.begin(picked))
+    }
+
+    fn pick_now(&self) -> Result<Result<Picked, Status>, u64> {
+        self.core.pick_now(
+            &self.head.path,
+            self.hash_key,
+            &self.avoid,
+            self.wait_for_ready,
+        )
+    }
+
+    async fn pick(&self) -> Result<Picked, Status> {
+        self.core
+            .pick(
+                &self.head.path,
+                self.hash_key,
+                &self.avoid,
+                self.wait_for_ready,
+            )
+            .await
+    }
+
+    /// Begins an attempt.
+    fn begin(&mut self, picked: Picked) -> (Arc<Connection>, AttemptGuard) {
+        self.attempts.begin();
+        self.head.previous_attempts = self.attempts.processed();
+        self.endpoint = Some(Arc::clone(picked.subchannel.name()));
+        self.avoid.push(picked.subchannel.id());
+        (picked.connection, AttemptGuard::new(picked.tracker))
     }
 
     /// Opens the stream, however many endpoints that takes.
@@ -203,33 +260,15 @@ impl Plan {
 
     /// One attempt: picks, opens the stream and sends the request if there is one already.
     async fn open_once(&mut self) -> Result<Result<Halves, Failed>, Status> {
-        let picked = self
-            .core
-            .pick(
-                &self.head.path,
-                self.hash_key,
-                &self.avoid,
-                self.wait_for_ready,
-            )
-            .await;
-        let Picked {
-            subchannel,
-            connection,
-            tracker,
-        } = picked.map_err(|status| self.annotated(status))?;
-        self.attempts.begin();
-        self.head.previous_attempts = self.attempts.processed();
-        self.endpoint = Some(Arc::clone(subchannel.name()));
-        self.avoid.push(subchannel.id());
-        let mut guard = AttemptGuard::new(tracker);
-        let opened = connection
-            .open(&self.head, self.deadline)
-            .and_then(|(mut send, recv)| {
-                if let Some(body) = &self.body {
-                    send.send(body.clone(), self.end)?;
-                }
-                Ok((send, recv))
-            });
+        let picked = self.pick().await;
+        let picked = picked.map_err(|status| self.annotated(status))?;
+        let (connection, mut guard) = self.begin(picked);
+        let opened = connection.open(&self.head).and_then(|(mut send, recv)| {
+            if let Some(body) = &self.body {
+                send.send(body.clone(), self.end)?;
+            }
+            Ok((send, recv))
+        });
         Ok(match opened {
             Ok((send, recv)) => Ok(Halves {
                 send: Box::new(send),
@@ -312,47 +351,32 @@ impl Drop for Plan {
     }
 }
 
-async fn read_unary(recv: &mut dyn RecvHalf, limit: usize) -> Result<Reply, Failed> {
-    let mut decoder = MessageDecoder::new(Default::default(), limit);
-    let mut metadata = Metadata::new();
-    let mut message = None;
-    loop {
-        match poll_fn(|cx| recv.poll_recv(cx)).await? {
-            Event::Head(head) => {
-                metadata = head.metadata;
-                decoder.set_encoding(head.encoding);
-            }
-            Event::Data(data) => {
-                decoder.push(data);
-                while let Some(next) = decoder.next()? {
-                    if message.replace(next).is_some() {
-                        return Err(Status::internal(
-                            "the server answered a unary call with more than one message",
-                        )
-                        .into());
-                    }
-                }
-            }
-            Event::Trailers(trailers) => {
-                let trailers = trailers.into_result()?;
-                decoder.finish()?;
-                let Some(message) = message else {
-                    return Err(Status::internal(
-                        "the server ended a unary call with OK and without a message",
-                    )
-                    .into());
-                };
-                return Ok(Reply {
-                    metadata,
-                    trailers,
-                    payload: Payload::Message(message),
-                });
-            }
-            Event::End => {
-                return Err(
-                    Status::unknown("the server ended the call without a grpc-status").into(),
-                );
-            }
-        }
+/// The reply in a whole response.
+fn unary_reply(whole: WholeReply, limit: usize) -> Result<Reply, Failed> {
+    let Some(trailers) = whole.trailers else {
+        return Err(Status::unknown("the server ended the call without a grpc-status").into());
+    };
+    let trailers = trailers.into_result()?;
+    let head = whole.head.unwrap_or_default();
+    let mut decoder = MessageDecoder::new(head.encoding, limit);
+    decoder.push(whole.data.unwrap_or_default());
+    let Some(message) = decoder.next()? else {
+        decoder.finish()?;
+        return Err(Status::internal(
+            "the server ended a unary call with OK and without a message",
+        )
+        .into());
+    };
+    if decoder.next()?.is_some() {
+        return Err(Status::internal(
+            "the server answered a unary call with more than one message",
+        )
+        .into());
     }
+    decoder.finish()?;
+    Ok(Reply {
+        metadata: head.metadata,
+        trailers,
+        payload: Payload::Message(message),
+    })
 }

@@ -19,7 +19,7 @@ use super::stream::{self, ClientStream, RequestStream};
 use super::subchannel::Subchannel;
 use super::{call, interceptor::ClientCall};
 use crate::stream::RecvStream;
-use crate::transport::h2_client::Connection;
+use crate::transport::http2::client::Connection;
 use crate::wire::compression::Encoding;
 use crate::wire::message;
 use crate::{Deadline, Method, Request, Response, Status};
@@ -174,7 +174,7 @@ impl Core {
             .or(self.timeout)
             .map(Deadline::after);
         ClientCall {
-            path: method.path().into(),
+            path: method.path_cow(),
             kind: method.kind(),
             repeatable: method.idempotency().is_repeatable(),
             metadata: request.metadata,
@@ -205,18 +205,17 @@ impl Core {
         let _ = self.kicks.try_send(());
     }
 
-    /// Chooses where an attempt goes, waiting while something is connecting.
-    pub(crate) async fn pick(
+    /// Chooses where an attempt goes, or says which snapshot has no answer yet.
+    pub(crate) fn pick_now(
         &self,
         path: &str,
         hash_key: Option<u64>,
         avoid: &[u64],
         wait_for_ready: bool,
-    ) -> Result<Picked, Status> {
-        let mut seen: Option<tokio::sync::watch::Receiver<u64>> = None;
-        let mut stale = 0u64;
-        loop {
-            let snapshot = self.published.snapshot.load_full();
+    ) -> Result<Result<Picked, Status>, u64> {
+        // A connection that is gone has its next picker on the way.
+        for _ in 0..8 {
+            let snapshot = self.published.snapshot.load();
             if snapshot.generation == 0 {
                 self.kick();
             }
@@ -230,23 +229,35 @@ impl Core {
             match snapshot.picker.pick(&context) {
                 Pick::To(subchannel, tracker) => {
                     if let Some(connection) = subchannel.connection() {
-                        return Ok(Picked {
+                        return Ok(Ok(Picked {
                             subchannel,
                             connection,
                             tracker,
-                        });
-                    }
-                    // The connection is gone and the next picker is on its way.
-                    stale += 1;
-                    if !stale.is_multiple_of(8) {
-                        continue;
+                        }));
                     }
                 }
-                Pick::Wait => {}
-                Pick::Fail(_) if wait_for_ready => {}
-                Pick::Fail(status) => return Err(status),
+                Pick::Wait => return Err(snapshot.generation),
+                Pick::Fail(_) if wait_for_ready => return Err(snapshot.generation),
+                Pick::Fail(status) => return Ok(Err(status)),
             }
-            let generation = snapshot.generation;
+        }
+        Err(self.published.snapshot.load().generation)
+    }
+
+    /// Chooses where an attempt goes, waiting while something is connecting.
+    pub(crate) async fn pick(
+        &self,
+        path: &str,
+        hash_key: Option<u64>,
+        avoid: &[u64],
+        wait_for_ready: bool,
+    ) -> Result<Picked, Status> {
+        let mut seen: Option<tokio::sync::watch::Receiver<u64>> = None;
+        loop {
+            let generation = match self.pick_now(path, hash_key, avoid, wait_for_ready) {
+                Ok(picked) => return picked,
+                Err(generation) => generation,
+            };
             let receiver = seen.get_or_insert_with(|| self.published.generation.subscribe());
             if receiver
                 .wait_for(|current| *current > generation)

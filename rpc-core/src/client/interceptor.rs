@@ -1,5 +1,6 @@
 //! Code around every call of a channel: [`ClientInterceptor`].
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::{BoxFuture, Deadline, Extensions, Metadata, Method, MethodKind, Respo
 /// A call on its way out.
 #[derive(Debug)]
 pub struct ClientCall {
-    pub(crate) path: String,
+    pub(crate) path: Cow<'static, str>,
     pub(crate) kind: MethodKind,
     pub(crate) repeatable: bool,
     pub(crate) metadata: Metadata,

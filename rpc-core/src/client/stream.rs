@@ -73,7 +73,7 @@ pub(crate) fn start<Q, R>(
 ) -> (RequestStream<Q>, RecvStream<R>) {
     let single = call.body.is_some();
     let deadline = call.deadline;
-    let path: Arc<str> = call.path.as_str().into();
+    let path: Arc<str> = (&*call.path).into();
     let (send_started, sender) = oneshot::channel();
     let (recv_started, receiver) = oneshot::channel();
     let starting = {

@@ -11,8 +11,11 @@ use super::balancer::ConnectivityState;
 use super::endpoint::Endpoint;
 use super::random::Random;
 use crate::Status;
-use crate::transport::h2_client::{self, Connection};
+use crate::transport::http2::client::Connection;
 use crate::transport::target::Dialer;
+
+/// How long a connection has to live for the next attempt to start without backoff.
+const LONG_LIVED: Duration = Duration::from_secs(1);
 
 /// A handle on one endpoint and the connection to it; cheap to clone.
 #[derive(Clone, Debug)]
@@ -197,7 +200,7 @@ impl Runner {
         self.subchannel.0.connection.store(None);
         tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
         self.report(ConnectivityState::Idle, None);
-        if h2_client::lived_long(since) || !*self.wants.borrow() {
+        if since.elapsed() >= LONG_LIVED || !*self.wants.borrow() {
             return None;
         }
         Some(Status::unavailable(format!(

@@ -8,8 +8,8 @@ use http::HeaderMap;
 use http_body::Frame;
 use tokio::task::AbortHandle;
 
+use super::fields;
 use super::outbox::{Inbox, Next};
-use crate::transport::http_fields;
 
 /// The body of a gRPC response.
 pub struct Body(Kind);
@@ -93,7 +93,7 @@ impl http_body::Body for Body {
             Next::Trailers(trailers) => {
                 this.0 = Kind::Empty;
                 let mut headers = HeaderMap::with_capacity(4);
-                http_fields::append_trailers(&mut headers, &trailers);
+                fields::append_trailers(&mut headers, &trailers);
                 Some(Ok(Frame::trailers(headers)))
             }
             Next::Reset => {

@@ -1,6 +1,7 @@
 //! A [`Router`](crate::server::Router) as a `tower` service of HTTP requests, for hyper and axum.
 
 mod body;
+mod fields;
 mod outbox;
 mod service;
 

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::body::{AbortOnDrop, Body};
+use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
@@ -21,7 +22,6 @@ use crate::server::{
     Finished, Handler, IncomingCall, Options, Router, ShutdownHandle, Single, guarded,
 };
 use crate::transport::connector::Io;
-use crate::transport::http_fields::{self, GRPC_ACCEPT_ENCODING};
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::ACCEPT;
 use crate::wire::head::{ContentType, ResponseHead, Trailers};

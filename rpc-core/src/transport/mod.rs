@@ -1,8 +1,7 @@
 //! Connections: the seam between calls and HTTP/2, sockets, TLS.
 
 pub(crate) mod connector;
-pub(crate) mod h2_client;
-pub(crate) mod http_fields;
+pub(crate) mod http2;
 pub(crate) mod stream;
 pub(crate) mod target;
 #[cfg(feature = "tls")]

@@ -1,7 +1,6 @@
 //! The seam between a call and the connection that carries it, one for both sides.
 
 use std::error::Error;
-use std::fmt;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -42,55 +41,19 @@ pub(crate) trait SendHalf: Send {
     fn reset(&mut self, code: ErrorCode);
 }
 
-/// The error codes of RFC 9113 section 7.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ErrorCode(pub(crate) u32);
+pub(crate) use rpc_http2::ErrorCode;
 
-impl ErrorCode {
-    pub(crate) const REFUSED_STREAM: Self = Self(0x7);
-    pub(crate) const CANCEL: Self = Self(0x8);
-    pub(crate) const ENHANCE_YOUR_CALM: Self = Self(0xb);
-    pub(crate) const INADEQUATE_SECURITY: Self = Self(0xc);
+/// The code of a call that is not wanted any more.
+pub(crate) const CANCEL: ErrorCode = ErrorCode::CANCEL;
 
-    fn name(self) -> &'static str {
-        const NAMES: [&str; 14] = [
-            "NO_ERROR",
-            "PROTOCOL_ERROR",
-            "INTERNAL_ERROR",
-            "FLOW_CONTROL_ERROR",
-            "SETTINGS_TIMEOUT",
-            "STREAM_CLOSED",
-            "FRAME_SIZE_ERROR",
-            "REFUSED_STREAM",
-            "CANCEL",
-            "COMPRESSION_ERROR",
-            "CONNECT_ERROR",
-            "ENHANCE_YOUR_CALM",
-            "INADEQUATE_SECURITY",
-            "HTTP_1_1_REQUIRED",
-        ];
-        usize::try_from(self.0)
-            .ok()
-            .and_then(|index| NAMES.get(index))
-            .copied()
-            .unwrap_or("an unknown code")
-    }
-
-    /// The status of a stream that was reset with this code, by the table of the gRPC protocol document.
-    fn status_code(self) -> Code {
-        match self {
-            Self::REFUSED_STREAM => Code::Unavailable,
-            Self::CANCEL => Code::Cancelled,
-            Self::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-            Self::INADEQUATE_SECURITY => Code::PermissionDenied,
-            _ => Code::Internal,
-        }
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+/// The status of a stream that was reset with a code, by the table of the gRPC protocol document.
+fn status_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::REFUSED_STREAM => Code::Unavailable,
+        ErrorCode::CANCEL => Code::Cancelled,
+        ErrorCode::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        ErrorCode::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
     }
 }
 
@@ -103,6 +66,10 @@ pub(crate) enum StreamError {
     Reset(ErrorCode),
     /// The connection broke under the stream; the call may have been processed.
     Lost(Box<dyn Error + Send + Sync>),
+    /// The peer did on the stream what HTTP/2 forbids.
+    Violation(&'static str),
+    /// The call's deadline has passed.
+    Deadline,
     /// The head of the response is not one of gRPC's.
     Protocol(Status),
 }
@@ -113,16 +80,32 @@ impl StreamError {
         matches!(self, Self::Refused(_))
     }
 
+    /// The same error for somebody else.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Refused(why) => Self::Refused(why.clone()),
+            Self::Reset(code) => Self::Reset(*code),
+            Self::Lost(cause) => Self::Lost(cause.to_string().into()),
+            Self::Violation(what) => Self::Violation(what),
+            Self::Deadline => Self::Deadline,
+            Self::Protocol(status) => Self::Protocol(status.clone()),
+        }
+    }
+
     pub(crate) fn into_status(self) -> Status {
         match self {
             Self::Refused(why) => Status::unavailable(why),
             Self::Reset(code) => Status::new(
-                code.status_code(),
+                status_code(code),
                 format!("the peer reset the stream with {code}"),
             ),
             Self::Lost(cause) => {
                 Status::unavailable("the connection was lost during the call").with_source(cause)
             }
+            Self::Violation(what) => {
+                Status::internal(format!("the peer broke the protocol: {what}"))
+            }
+            Self::Deadline => Status::deadline_exceeded("the call did not end by its deadline"),
             Self::Protocol(status) => status,
         }
     }
@@ -137,12 +120,12 @@ mod tests {
         let expected = [13, 13, 13, 13, 13, 13, 13, 14, 1, 13, 13, 8, 7, 13];
         for (code, status) in (0u32..).zip(expected) {
             assert_eq!(
-                ErrorCode(code).status_code() as i32,
+                status_code(ErrorCode(code)) as i32,
                 status,
                 "{}",
                 ErrorCode(code)
             );
         }
-        assert_eq!(ErrorCode(99).status_code(), Code::Internal);
+        assert_eq!(status_code(ErrorCode(99)), Code::Internal);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connector::Connector;
-use super::h2_client::{self, Connection};
+use super::http2::client::{self, Connection};
 use crate::Status;
 use crate::client::{Address, Endpoint};
 
@@ -61,6 +61,7 @@ pub(crate) struct Dialer {
     pub(crate) tls: Option<super::tls::ClientTls>,
     pub(crate) authority: Option<String>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) receive_limit: usize,
 }
 
 impl Dialer {
@@ -100,11 +101,11 @@ impl Dialer {
                 .connect(host, io)
                 .await
                 .map_err(|error| failed("the TLS handshake with", error))?;
-            return h2_client::connect(io, &authority, true)
+            return client::connect(io, &authority, true, self.receive_limit)
                 .await
                 .map_err(|error| failed("opening HTTP/2 over TLS with", error));
         }
-        h2_client::connect(io, &authority, false)
+        client::connect(io, &authority, false, self.receive_limit)
             .await
             .map_err(|error| failed("opening HTTP/2 with", error))
     }

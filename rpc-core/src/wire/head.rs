@@ -1,17 +1,19 @@
 //! What the header and trailer fields of a call say.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::compression::{Encoding, EncodingSet};
 use super::{binary, percent, timeout};
-use crate::{Code, Metadata, Status};
+use crate::{Code, Deadline, Metadata, Status};
 
 /// The fields that open a call.
 #[derive(Debug, Default)]
 pub(crate) struct RequestHead {
-    pub(crate) path: String,
+    pub(crate) path: Cow<'static, str>,
+    pub(crate) deadline: Option<Deadline>,
     /// How many attempts a server may have processed before this one (gRFC A6).
     pub(crate) previous_attempts: u32,
     pub(crate) encoding: Encoding,

@@ -1,6 +1,6 @@
 //! `grpc-timeout`: at most eight digits and a unit.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 /// Parses `TimeoutValue TimeoutUnit`; nothing when it is not one.
@@ -23,8 +23,16 @@ pub(crate) fn parse(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Formats in the finest unit that fits in eight digits, rounded up so that a server never gives up first.
+#[cfg(test)]
 pub(crate) fn format(timeout: Duration) -> String {
+    let mut text = Vec::with_capacity(9);
+    write(timeout, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Writes in the finest unit that fits in eight digits, rounded up so that a server never gives up first.
+pub(crate) fn write(timeout: Duration, text: &mut Vec<u8>) {
+    let nanoseconds = timeout.as_nanos();
     let units: [(u128, char); 6] = [
         (1, 'n'),
         (1_000, 'u'),
@@ -33,18 +41,15 @@ pub(crate) fn format(timeout: Duration) -> String {
         (60_000_000_000, 'M'),
         (3_600_000_000_000, 'H'),
     ];
-    let nanoseconds = timeout.as_nanos();
-    let mut text = String::with_capacity(9);
     for (unit, letter) in units {
         let amount = nanoseconds.div_ceil(unit);
         if amount < 100_000_000 {
-            // Writing to a String cannot fail.
+            // Writing to a Vec cannot fail.
             let _ = write!(text, "{amount}{letter}");
-            return text;
+            return;
         }
     }
-    text.push_str("99999999H");
-    text
+    text.extend_from_slice(b"99999999H");
 }
 
 #[cfg(test)]

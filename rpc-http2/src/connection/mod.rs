@@ -25,9 +25,9 @@ use timers::{Drain, Growth};
 /// knew is ignored (RFC 9113 section 5.4.2).
 const RECENT: usize = 1024;
 
-/// What has happened on a connection.
+/// What has happened on a connection: heads are in its memory, data is in what was read.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum Event<'s, 'i> {
     /// The peer has shown that it speaks HTTP/2.
     Ready,
     /// The head of a request or of a response.
@@ -35,7 +35,7 @@ pub enum Event<'a> {
         /// Its stream.
         stream: StreamKey,
         /// Its fields.
-        block: Block<'a>,
+        block: Block<'s>,
         /// Nothing follows.
         end: bool,
     },
@@ -44,7 +44,7 @@ pub enum Event<'a> {
         /// Its stream.
         stream: StreamKey,
         /// The octets.
-        data: &'a [u8],
+        data: &'i [u8],
         /// Nothing follows.
         end: bool,
     },
@@ -53,7 +53,7 @@ pub enum Event<'a> {
         /// Its stream.
         stream: StreamKey,
         /// Its fields.
-        block: Block<'a>,
+        block: Block<'s>,
     },
     /// A stream is over before its end. Its user still has to let go of it.
     Reset {

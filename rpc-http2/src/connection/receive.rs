@@ -41,11 +41,11 @@ impl Connection {
     /// # Errors
     /// When the peer broke the protocol: what is in the output says so to it, and the connection has
     /// to end.
-    pub fn receive<'s, 'i: 's>(
+    pub fn receive<'s, 'i>(
         &'s mut self,
         input: &mut &'i [u8],
         now: Instant,
-    ) -> Result<Option<Event<'s>>, ConnectionError> {
+    ) -> Result<Option<Event<'s, 'i>>, ConnectionError> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -79,7 +79,7 @@ impl Connection {
     }
 
     /// The next event that is not about octets that were read.
-    pub fn poll_event(&mut self) -> Option<Event<'static>> {
+    pub fn poll_event(&mut self) -> Option<Event<'static, 'static>> {
         self.notices.pop_front().map(event_of)
     }
 
@@ -736,7 +736,7 @@ impl Connection {
     }
 }
 
-fn event_of(notice: Notice) -> Event<'static> {
+fn event_of(notice: Notice) -> Event<'static, 'static> {
     match notice {
         Notice::Ready => Event::Ready,
         Notice::Reset {

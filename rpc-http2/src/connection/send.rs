@@ -82,6 +82,14 @@ impl Connection {
         Some(key)
     }
 
+    /// Whether nothing of a stream was sent because the peer allows no more streams now.
+    #[must_use]
+    pub fn is_waiting(&self, key: StreamKey) -> bool {
+        self.streams
+            .get(key)
+            .is_some_and(|stream| stream.head.is_some())
+    }
+
     /// Answers a stream with a response's head; false when the stream is over.
     pub fn respond(
         &mut self,

@@ -509,7 +509,7 @@ enum Happened {
 }
 
 impl Happened {
-    fn of(event: Event<'_>) -> Self {
+    fn of(event: Event<'_, '_>) -> Self {
         let number = |block: rpc_http2::hpack::Block<'_>| {
             block
                 .fields()

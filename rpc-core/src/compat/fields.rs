@@ -1,0 +1,99 @@
+//! Between the `http` crate's types and ours.
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use crate::transport::http2::fields::bounded;
+use crate::wire::compression::Encoding;
+use crate::wire::head::{Fields, ResponseHead, Trailers};
+use crate::wire::{binary, percent};
+use crate::{Code, Metadata, MetadataValue};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+pub(super) fn parse_fields(headers: &HeaderMap) -> Fields {
+    let mut fields = Fields::default();
+    for (name, value) in headers {
+        fields.field(name.as_str(), value.as_bytes());
+    }
+    fields
+}
+
+/// The fields of a response that a server opens.
+pub(super) fn response_fields(head: &ResponseHead) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(4 + head.metadata.len());
+    headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
+    if head.encoding != Encoding::Identity {
+        headers.insert(
+            GRPC_ENCODING,
+            HeaderValue::from_static(head.encoding.name()),
+        );
+    }
+    append_metadata(&mut headers, &head.metadata);
+    headers
+}
+
+/// The fields that end a response, into an empty map or, for a trailers-only response, its head.
+pub(super) fn append_trailers(headers: &mut HeaderMap, trailers: &Trailers) {
+    append_metadata(headers, &trailers.metadata);
+    let Some(status) = &trailers.status else {
+        return;
+    };
+    headers.insert(
+        GRPC_STATUS,
+        HeaderValue::from_static(status.code().as_str()),
+    );
+    if status.code() == Code::Ok {
+        return;
+    }
+    if !status.message().is_empty()
+        && let Ok(value) = HeaderValue::from_str(&percent::encode(bounded(status.message())))
+    {
+        headers.insert(GRPC_MESSAGE, value);
+    }
+    if !status.details().is_empty()
+        && let Ok(value) = HeaderValue::try_from(binary::encode(status.details()))
+    {
+        headers.insert(GRPC_DETAILS, value);
+    }
+    append_metadata(headers, status.metadata());
+}
+
+fn append_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
+    for (key, value) in metadata.iter() {
+        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+            continue;
+        };
+        let value = match value {
+            MetadataValue::Text(text) => HeaderValue::from_str(text),
+            MetadataValue::Binary(bytes) => HeaderValue::try_from(binary::encode(bytes)),
+        };
+        if let Ok(value) = value {
+            headers.append(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+
+    #[test]
+    fn a_failure_has_its_message_and_details() {
+        let mut headers = response_fields(&ResponseHead::default());
+        let status = Status::not_found("n\u{f6}").with_details(vec![1, 2].into());
+        append_trailers(&mut headers, &Trailers::error(status));
+        let status = parse_fields(&headers).into_trailers().into_result();
+        let status = status.unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::NotFound, "n\u{f6}")
+        );
+        assert_eq!(&status.details()[..], [1, 2]);
+    }
+}

@@ -1,0 +1,726 @@
+//! A client's connection: calls on one side, its driver on the other.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use rpc_http2::hpack::{Block, Template};
+use rpc_http2::{Connection as Machine, ErrorCode, Fields, Output, Payload, StreamKey};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::assembler::Assembler;
+use super::client_driver::Driver;
+use super::fields::{self, ClientHead, KnownHead, KnownHeads};
+use super::socket::{self, Carried};
+use super::wheel::Wheel;
+use crate::transport::connector::Io;
+use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::wire::compression::Encoding;
+use crate::wire::head::{RequestHead, ResponseHead, Trailers};
+use crate::wire::message::MessageDecoder;
+use crate::{Deadline, Status};
+
+/// Messages below this size are copied into the output; larger ones are shared with it.
+const COPIED: usize = 4096;
+
+/// An open connection that takes calls. Once it is dropped, it closes as soon as its calls are done.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    usable: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+/// What calls and the driver share.
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// Locked before the state where both are.
+    pub(super) wire: Mutex<Wire>,
+    authority: String,
+    secure: bool,
+    receive_limit: usize,
+}
+
+/// The byte stream and what is under way on it.
+pub(super) struct Wire {
+    pub(super) io: Box<dyn Io>,
+    pub(super) carried: Carried,
+    pub(super) writing: Output,
+}
+
+pub(super) struct State {
+    pub(super) machine: Machine,
+    /// By the indices of streams.
+    pub(super) calls: Vec<Option<Call>>,
+    templates: HashMap<TemplateKey, Template>,
+    pub(super) known: KnownHeads,
+    pub(super) wheel: Wheel,
+    /// Fields of the request that is being opened; kept for its memory.
+    rest: Fields,
+    pub(super) driver: Option<Waker>,
+    /// Why the connection is no more.
+    pub(super) lost: Option<Arc<Lost>>,
+    /// No more calls will come.
+    pub(super) unheld: bool,
+    /// When the driver looks at the time next, whatever else happens.
+    pub(super) armed: Option<std::time::Instant>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct TemplateKey {
+    path: Cow<'static, str>,
+    encoding: Encoding,
+    own_agent: bool,
+}
+
+/// What has ended a connection.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) kind: io::ErrorKind,
+    pub(super) text: String,
+}
+
+impl Lost {
+    fn error(&self) -> StreamError {
+        StreamError::Lost(io::Error::new(self.kind, self.text.clone()).into())
+    }
+}
+
+/// What has arrived of a call and was not taken.
+pub(super) struct Call {
+    pub(super) key: StreamKey,
+    head: Option<ResponseHead>,
+    assembler: Assembler,
+    /// What counts against the windows.
+    unconsumed: usize,
+    /// How it ended.
+    outcome: Option<Result<Option<Trailers>, StreamError>>,
+    /// Only its end is of interest.
+    unary: bool,
+    limit: usize,
+    receiver: Option<Waker>,
+    sender: Option<Waker>,
+    /// Halves that have not been dropped.
+    halves: u8,
+}
+
+/// The parts of a unary response.
+pub(crate) struct WholeReply {
+    pub(crate) head: Option<ResponseHead>,
+    pub(crate) data: Option<Bytes>,
+    pub(crate) trailers: Option<Trailers>,
+}
+
+/// Opens HTTP/2 on a byte stream and waits until the peer has shown that it speaks it.
+pub(crate) async fn connect(
+    io: Box<dyn Io>,
+    authority: &str,
+    secure: bool,
+    receive_limit: usize,
+) -> io::Result<Connection> {
+    if authority.is_empty() || !authority.bytes().all(|octet| octet.is_ascii_graphic()) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{authority:?} is no authority"),
+        ));
+    }
+    let now = Instant::now().into_std();
+    let config = rpc_http2::Config::default();
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State {
+            machine: Machine::new(rpc_http2::Role::Client, config, now),
+            calls: Vec::new(),
+            templates: HashMap::new(),
+            known: KnownHeads::default(),
+            wheel: Wheel::new(now),
+            rest: Fields::new(),
+            driver: None,
+            lost: None,
+            unheld: false,
+            armed: None,
+        }),
+        wire: Mutex::new(Wire {
+            io,
+            carried: Carried::default(),
+            writing: Output::default(),
+        }),
+        authority: authority.to_owned(),
+        secure,
+        receive_limit,
+    });
+    let (alive, usable) = watch::channel(true);
+    let mut driver = Driver::new(Arc::clone(&shared), alive);
+    std::future::poll_fn(|cx| driver.poll_ready(cx)).await?;
+    tokio::spawn(driver);
+    Ok(Connection { shared, usable })
+}
+
+impl Connection {
+    /// Opens a stream; the head goes out, the messages follow through the sending half.
+    pub(crate) fn open(&self, head: &RequestHead) -> Result<(Sender, Receiver), StreamError> {
+        let mut state = self.shared.lock();
+        let key = state.open(&self.shared, head, None, false)?;
+        let driver = state.driver.take();
+        drop(state);
+        wake(driver);
+        let half = Half {
+            shared: Arc::clone(&self.shared),
+            key,
+        };
+        Ok((
+            Sender {
+                half: half.clone(),
+                ended: false,
+            },
+            Receiver { half, ended: false },
+        ))
+    }
+
+    /// Makes a whole unary call; the deadline ends it with [`StreamError::Deadline`].
+    pub(crate) fn unary(
+        &self,
+        head: &RequestHead,
+        body: &Bytes,
+        deadline: Option<Deadline>,
+    ) -> Result<UnaryCall, StreamError> {
+        let mut state = self.shared.lock();
+        let key = state.open(&self.shared, head, deadline, true)?;
+        state.machine.send(key, payload(body), true);
+        let alone = state.machine.stream_count() == 1;
+        if alone && !state.is_too_early_for(deadline) {
+            drop(state);
+            self.shared.write_now();
+        } else {
+            let driver = state.driver.take();
+            drop(state);
+            wake(driver);
+        }
+        Ok(UnaryCall {
+            half: Half {
+                shared: Arc::clone(&self.shared),
+                key,
+            },
+            done: false,
+        })
+    }
+
+    /// Whether new calls can be opened.
+    pub(crate) fn is_usable(&self) -> bool {
+        *self.usable.borrow()
+    }
+
+    /// Waits until no new calls can be opened, because of a GOAWAY or because the connection broke.
+    pub(crate) async fn unusable(&self) {
+        let mut usable = self.usable.clone();
+        // An error means that the driver is gone, which is the same.
+        let _ = usable.wait_for(|usable| !usable).await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.unheld = true;
+        let driver = state.driver.take();
+        drop(state);
+        wake(driver);
+    }
+}
+
+fn payload(body: &Bytes) -> Payload<'_> {
+    if body.len() < COPIED {
+        Payload::Copied(body)
+    } else {
+        Payload::Shared(body.clone())
+    }
+}
+
+pub(super) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes without the driver: a single call has nobody to share a write with.
+    fn write_now(&self) {
+        let mut wire = match self.wire.try_lock() {
+            Ok(wire) => wire,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return wake(self.lock().driver.take()),
+        };
+        let Wire { io, writing, .. } = &mut *wire;
+        if writing.is_empty() {
+            let now = Instant::now().into_std();
+            self.lock().machine.take_output(writing, now);
+        }
+        let mut unwatched = Context::from_waker(Waker::noop());
+        let written = socket::poll_write(&mut **io, writing, &mut unwatched);
+        let mut state = self.lock();
+        if !matches!(written, Poll::Ready(Ok(()))) || state.machine.has_output() {
+            // The driver goes on with it, or hears of the error.
+            let driver = state.driver.take();
+            drop(state);
+            wake(driver);
+        }
+    }
+}
+
+impl State {
+    fn open(
+        &mut self,
+        shared: &Shared,
+        head: &RequestHead,
+        deadline: Option<Deadline>,
+        unary: bool,
+    ) -> Result<StreamKey, StreamError> {
+        let refused =
+            |why: &str| StreamError::Refused(format!("the connection takes no more calls: {why}"));
+        if let Some(lost) = &self.lost {
+            return Err(refused(&lost.text));
+        }
+        self.rest.clear();
+        let timeout = head.deadline.map(Deadline::remaining);
+        fields::push_request(&mut self.rest, head, timeout);
+        let key = TemplateKey {
+            path: head.path.clone(),
+            encoding: head.encoding,
+            own_agent: head.metadata.get("user-agent").is_some(),
+        };
+        let template = self.templates.entry(key).or_insert_with(|| {
+            let own_agent = head.metadata.get("user-agent").is_some();
+            fields::request_template(
+                &head.path,
+                &shared.authority,
+                shared.secure,
+                head.encoding,
+                own_agent,
+            )
+        });
+        let now = Instant::now().into_std();
+        let stream = self
+            .machine
+            .open(template, &self.rest, now)
+            .ok_or_else(|| refused("the server is going away"))?;
+        let index = stream.index();
+        if index >= self.calls.len() {
+            self.calls.resize_with(index + 1, || None);
+        }
+        self.calls[index] = Some(Call {
+            key: stream,
+            head: None,
+            assembler: Assembler::new(shared.receive_limit),
+            unconsumed: 0,
+            outcome: None,
+            unary,
+            limit: shared.receive_limit,
+            receiver: None,
+            sender: None,
+            halves: 2,
+        });
+        if let Some(deadline) = deadline {
+            self.wheel.set(index, deadline.instant().into_std());
+        }
+        Ok(stream)
+    }
+
+    /// Whether the driver has to know of a deadline to look at the time early enough.
+    fn is_too_early_for(&self, deadline: Option<Deadline>) -> bool {
+        deadline.is_some_and(|deadline| {
+            self.armed
+                .is_none_or(|armed| deadline.instant().into_std() < armed)
+        })
+    }
+
+    pub(super) fn call(&mut self, key: StreamKey) -> Option<&mut Call> {
+        self.calls
+            .get_mut(key.index())?
+            .as_mut()
+            .filter(|call| call.key == key)
+    }
+
+    /// Ends a call from this side; its other half hears of it.
+    fn reset(&mut self, key: StreamKey, code: ErrorCode) {
+        let wakers = self.on_error(key, StreamError::Reset(code));
+        self.machine.reset(key, code);
+        // Nothing locks again inside: these only schedule tasks.
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Removes a call that nobody is interested in any more.
+    fn let_go(&mut self, key: StreamKey) {
+        if self.call(key).is_some() {
+            self.calls[key.index()] = None;
+            self.wheel.clear(key.index());
+        }
+        self.machine.release(key);
+    }
+
+    pub(super) fn on_head(
+        &mut self,
+        key: StreamKey,
+        known: Option<KnownHead>,
+        decoded: Option<Result<ClientHead, StreamError>>,
+        end: bool,
+    ) -> Option<Waker> {
+        let call = self.call(key)?;
+        match (known, decoded) {
+            (Some(KnownHead::Plain(encoding)), _) if !end => {
+                call.head = Some(ResponseHead {
+                    encoding,
+                    ..ResponseHead::default()
+                });
+                return call.progress();
+            }
+            (_, Some(Ok(ClientHead::Head(head)))) => {
+                call.head = Some(head);
+                if !end {
+                    return call.progress();
+                }
+                call.outcome = Some(Ok(None));
+            }
+            (_, Some(Ok(ClientHead::TrailersOnly(trailers)))) => {
+                call.outcome = Some(Ok(Some(trailers)));
+            }
+            (_, Some(Err(error))) => call.outcome = Some(Err(error)),
+            (_, None) => call.outcome = Some(Ok(None)),
+        }
+        call.receiver.take()
+    }
+
+    pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) -> Option<Waker> {
+        let Some(call) = self.call(key) else {
+            self.machine.consume(key, data.len());
+            return None;
+        };
+        call.assembler.push(data);
+        if end {
+            call.outcome.get_or_insert(Ok(None));
+        } else if call.unary && call.assembler.is_over() && call.outcome.is_none() {
+            call.outcome = Some(Err(StreamError::Protocol(call.too_much())));
+            let waker = call.receiver.take();
+            self.machine.reset(key, ErrorCode::CANCEL);
+            return waker;
+        }
+        // As long as no message is whole, its rest must not wait for the window.
+        let early = call.unary || !call.assembler.has_whole();
+        let waker = match (end, early) {
+            (true, _) => call.receiver.take(),
+            (false, true) => None,
+            (false, false) => call.progress(),
+        };
+        call.unconsumed += data.len();
+        if early {
+            let count = std::mem::take(&mut call.unconsumed);
+            self.machine.consume(key, count);
+        }
+        waker
+    }
+
+    pub(super) fn on_trailers(&mut self, key: StreamKey, trailers: Trailers) -> Option<Waker> {
+        let call = self.call(key)?;
+        call.outcome.get_or_insert(Ok(Some(trailers)));
+        call.receiver.take()
+    }
+
+    /// A stream is over before its end.
+    pub(super) fn on_error(&mut self, key: StreamKey, error: StreamError) -> [Option<Waker>; 2] {
+        let Some(call) = self.call(key) else {
+            return [None, None];
+        };
+        call.outcome.get_or_insert(Err(error));
+        [call.receiver.take(), call.sender.take()]
+    }
+
+    /// The connection is over: so are all calls.
+    pub(super) fn on_lost(&mut self, lost: Lost) -> Vec<Waker> {
+        let lost = Arc::clone(self.lost.get_or_insert_with(|| Arc::new(lost)));
+        let mut wakers = Vec::new();
+        for call in self.calls.iter_mut().flatten() {
+            let error = if self.machine.is_waiting(call.key) {
+                StreamError::Refused(format!("the connection was lost: {}", lost.text))
+            } else {
+                lost.error()
+            };
+            call.outcome.get_or_insert(Err(error));
+            wakers.extend(call.receiver.take());
+            wakers.extend(call.sender.take());
+        }
+        wakers
+    }
+}
+
+impl Call {
+    /// Something has arrived that is not the end.
+    fn progress(&mut self) -> Option<Waker> {
+        if self.unary {
+            return None;
+        }
+        self.receiver.take()
+    }
+
+    /// What is wrong with a unary response that is longer than it can be.
+    fn too_much(&mut self) -> Status {
+        let encoding = self.head.as_ref().map(|head| head.encoding);
+        let mut decoder = MessageDecoder::new(encoding.unwrap_or_default(), self.limit);
+        decoder.push(self.assembler.take_all().unwrap_or_default());
+        match decoder.next() {
+            Err(status) => status,
+            Ok(_) => {
+                Status::internal("the server answered a unary call with more than one message")
+            }
+        }
+    }
+
+    pub(super) fn take_sender(&mut self) -> Option<Waker> {
+        self.sender.take()
+    }
+}
+
+/// A hold on a stream.
+#[derive(Clone)]
+struct Half {
+    shared: Arc<Shared>,
+    key: StreamKey,
+}
+
+impl Half {
+    /// Does something under the lock that the driver has to write out.
+    fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.shared.lock();
+        let result = act(&mut state);
+        let driver = if state.machine.has_output() {
+            state.driver.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake(driver);
+        result
+    }
+
+    /// One of the two halves of a streaming call is gone.
+    fn leave(&self, early: bool) {
+        self.act(|state| {
+            let Some(call) = state.call(self.key) else {
+                return;
+            };
+            call.halves -= 1;
+            if call.halves == 0 {
+                state.let_go(self.key);
+            } else if early {
+                state.reset(self.key, ErrorCode::CANCEL);
+            }
+        });
+    }
+}
+
+/// The sending half of a call.
+pub(crate) struct Sender {
+    half: Half,
+    ended: bool,
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.half.leave(!self.ended);
+    }
+}
+
+impl SendHalf for Sender {
+    fn send_head(&mut self, _head: ResponseHead) {}
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        _length: usize,
+    ) -> Poll<Result<(), StreamError>> {
+        let key = self.half.key;
+        let mut state = self.half.shared.lock();
+        let room = state.machine.has_room(key);
+        let Some(call) = state.call(key) else {
+            return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
+        };
+        if let Some(ended) = &call.outcome {
+            return Poll::Ready(Err(match ended {
+                Err(error) => error.again(),
+                // The server has answered without the rest of the requests.
+                Ok(_) => StreamError::Reset(ErrorCode::NO_ERROR),
+            }));
+        }
+        if room {
+            return Poll::Ready(Ok(()));
+        }
+        call.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        self.ended |= end;
+        let key = self.half.key;
+        self.half.act(|state| {
+            let payload = payload(&data);
+            if state.machine.send(key, payload, end) {
+                return Ok(());
+            }
+            Err(
+                match state.call(key).and_then(|call| call.outcome.as_ref()) {
+                    Some(Err(error)) => error.again(),
+                    _ => StreamError::Reset(ErrorCode::NO_ERROR),
+                },
+            )
+        })
+    }
+
+    fn send_trailers(&mut self, _trailers: Trailers) {}
+
+    fn reset(&mut self, code: ErrorCode) {
+        self.ended = true;
+        let key = self.half.key;
+        self.half.act(|state| state.reset(key, code));
+    }
+}
+
+/// The receiving half of a call.
+pub(crate) struct Receiver {
+    half: Half,
+    ended: bool,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.half.leave(!self.ended);
+    }
+}
+
+impl RecvHalf for Receiver {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
+        if self.ended {
+            return Poll::Ready(Ok(Event::End));
+        }
+        let key = self.half.key;
+        let (event, driver) = {
+            let mut guard = self.half.shared.lock();
+            let state = &mut *guard;
+            let Some(call) = state.calls.get_mut(key.index()).and_then(Option::as_mut) else {
+                return Poll::Ready(Ok(Event::End));
+            };
+            if let Some(head) = call.head.take() {
+                return Poll::Ready(Ok(Event::Head(head)));
+            }
+            let data = match call.assembler.take() {
+                None if call.outcome.is_some() => call.assembler.take_all(),
+                data => data,
+            };
+            if let Some(data) = data {
+                let count = std::mem::take(&mut call.unconsumed);
+                state.machine.consume(key, count);
+                let driver = if state.machine.has_output() {
+                    guard.driver.take()
+                } else {
+                    None
+                };
+                (Ok(Event::Data(data)), driver)
+            } else if let Some(outcome) = call.outcome.take() {
+                self.ended = true;
+                // What asks for it later hears the same.
+                call.outcome = Some(match &outcome {
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(error.again()),
+                });
+                let sender = call.sender.take();
+                let event = outcome.map(|trailers| trailers.map_or(Event::End, Event::Trailers));
+                (event, sender)
+            } else {
+                call.receiver = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        wake(driver);
+        Poll::Ready(event)
+    }
+}
+
+/// A unary call that is under way. Dropping it cancels the call.
+pub(crate) struct UnaryCall {
+    half: Half,
+    done: bool,
+}
+
+impl UnaryCall {
+    /// The whole response.
+    pub(crate) fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<WholeReply, StreamError>> {
+        let key = self.half.key;
+        let mut state = self.half.shared.lock();
+        let Some(call) = state.call(key) else {
+            return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
+        };
+        let Some(outcome) = call.outcome.take() else {
+            match &call.receiver {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => call.receiver = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        let reply = outcome.map(|trailers| WholeReply {
+            head: call.head.take(),
+            data: call.assembler.take_all(),
+            trailers,
+        });
+        self.done = true;
+        state.let_go(key);
+        // An early answer leaves a RST_STREAM to write.
+        let driver = if state.machine.has_output() && state.machine.stream_count() == 0 {
+            state.driver.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake(driver);
+        Poll::Ready(reply)
+    }
+}
+
+impl Drop for UnaryCall {
+    fn drop(&mut self) {
+        if !self.done {
+            self.half.act(|state| state.let_go(self.half.key));
+        }
+    }
+}
+
+/// Understands the head of a response, by memory when it is one of the usual ones.
+pub(super) fn understand(
+    known: &mut KnownHeads,
+    block: Block<'_>,
+    end: bool,
+) -> (Option<KnownHead>, Option<Result<ClientHead, StreamError>>) {
+    if !end && let Some(head @ KnownHead::Plain(_)) = known.find(block, false) {
+        return (Some(head), None);
+    }
+    (None, Some(fields::client_head(block, end)))
+}
+
+/// Understands trailers, by memory when they are the usual ones.
+pub(super) fn understand_trailers(known: &mut KnownHeads, block: Block<'_>) -> Trailers {
+    match known.find(block, true) {
+        Some(KnownHead::Ok) => Trailers::ok(crate::Metadata::new()),
+        _ => fields::trailers(block),
+    }
+}

@@ -1,0 +1,225 @@
+//! Between header blocks and what they mean to a call.
+
+use std::time::Duration;
+
+use rpc_http2::Fields as List;
+use rpc_http2::hpack::{Block, Template};
+
+use crate::transport::stream::StreamError;
+use crate::wire::compression::{ACCEPT, Encoding};
+use crate::wire::head::{ContentType, Fields, RequestHead, ResponseHead, Trailers, status_of_http};
+use crate::wire::{binary, percent, timeout};
+use crate::{Code, Metadata, MetadataValue, Status};
+
+const AGENT: &str = concat!("rpc-core/", env!("CARGO_PKG_VERSION"));
+const CONTENT_TYPE: (&str, &str) = ("content-type", "application/grpc");
+
+/// What all requests of a method begin with.
+pub(crate) fn request_template(
+    path: &str,
+    authority: &str,
+    secure: bool,
+    encoding: Encoding,
+    own_agent: bool,
+) -> Template {
+    let mut fields = List::new();
+    fields.push(":method", "POST");
+    fields.push(":scheme", if secure { "https" } else { "http" });
+    fields.push(":path", path);
+    fields.push(":authority", authority);
+    fields.push("te", "trailers");
+    fields.push(CONTENT_TYPE.0, CONTENT_TYPE.1);
+    fields.push("grpc-accept-encoding", ACCEPT);
+    if encoding != Encoding::Identity {
+        fields.push("grpc-encoding", encoding.name());
+    }
+    if !own_agent {
+        fields.push("user-agent", AGENT);
+    }
+    Template::new(fields)
+}
+
+/// What one request has beside its template.
+pub(crate) fn push_request(fields: &mut List, head: &RequestHead, timeout: Option<Duration>) {
+    push_metadata(fields, &head.metadata);
+    if head.previous_attempts > 0 {
+        let attempts = head.previous_attempts.to_string();
+        fields.push("grpc-previous-rpc-attempts", attempts);
+    }
+    if let Some(timeout) = timeout {
+        fields.push_with("grpc-timeout", |value| timeout::write(timeout, value));
+    }
+}
+
+/// What all responses with an encoding begin with.
+pub(crate) fn response_template(encoding: Encoding) -> Template {
+    let mut fields = List::new();
+    fields.push(":status", "200");
+    fields.push(CONTENT_TYPE.0, CONTENT_TYPE.1);
+    if encoding != Encoding::Identity {
+        fields.push("grpc-encoding", encoding.name());
+    }
+    Template::new(fields)
+}
+
+/// What ends a call that has succeeded.
+pub(crate) fn ok_template() -> Template {
+    Template::new([("grpc-status", "0")].into_iter().collect())
+}
+
+/// What ends a call that has failed.
+pub(crate) fn push_status(fields: &mut List, status: &Status) {
+    fields.push("grpc-status", status.code().as_str());
+    if status.code() == Code::Ok {
+        return;
+    }
+    if !status.message().is_empty() {
+        let message = percent::encode(bounded(status.message()));
+        fields.push("grpc-message", message.as_bytes());
+    }
+    if !status.details().is_empty() {
+        fields.push("grpc-status-details-bin", binary::encode(status.details()));
+    }
+    push_metadata(fields, status.metadata());
+}
+
+/// A longer message could pass a peer's limit on header lists and turn a failed call into a broken stream.
+pub(crate) fn bounded(message: &str) -> &str {
+    const LONGEST: usize = 4096;
+    if message.len() <= LONGEST {
+        return message;
+    }
+    &message[..message.floor_char_boundary(LONGEST)]
+}
+
+pub(crate) fn push_metadata(fields: &mut List, metadata: &Metadata) {
+    for (key, value) in metadata.iter() {
+        match value {
+            MetadataValue::Text(text) => fields.push(key, text),
+            MetadataValue::Binary(bytes) => fields.push(key, binary::encode(bytes)),
+        }
+    }
+}
+
+/// Reads all fields of a block.
+pub(crate) fn parse(block: Block<'_>) -> Fields {
+    let mut fields = Fields::default();
+    for (name, value) in block.fields() {
+        take(&mut fields, name, value);
+    }
+    fields
+}
+
+/// Reads one field; the engine has checked its name.
+pub(crate) fn take(fields: &mut Fields, name: &[u8], value: &[u8]) {
+    if name.first() == Some(&b':') {
+        return;
+    }
+    if let Ok(name) = std::str::from_utf8(name) {
+        fields.field(name, value);
+    }
+}
+
+/// What the head of a response says to a client.
+#[derive(Debug)]
+pub(crate) enum ClientHead {
+    Head(ResponseHead),
+    TrailersOnly(Trailers),
+}
+
+/// Reads the head of a response.
+pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, StreamError> {
+    let mut fields = parse(block);
+    let of = |wanted: &[u8]| {
+        let found = block.fields().find(|(name, _)| *name == wanted);
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    };
+    let http_status = of(b":status")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    if fields.content_type == Some(ContentType::Other)
+        || fields.content_type.is_none() && !fields.has_status()
+        || http_status != 200 && !fields.has_status()
+    {
+        return Err(StreamError::Protocol(status_of_http(
+            http_status,
+            of(b"content-type"),
+        )));
+    }
+    if block.oversized {
+        return Err(StreamError::Protocol(oversized("head")));
+    }
+    if let Some(status) = fields.take_error() {
+        let status = match status.code() {
+            Code::Unimplemented => Status::internal(status.message().to_owned()),
+            _ => status,
+        };
+        return Err(StreamError::Protocol(status));
+    }
+    if end || fields.has_status() {
+        return Ok(ClientHead::TrailersOnly(fields.into_trailers()));
+    }
+    Ok(ClientHead::Head(ResponseHead {
+        encoding: fields.encoding,
+        metadata: fields.metadata,
+    }))
+}
+
+/// Reads trailers.
+pub(crate) fn trailers(block: Block<'_>) -> Trailers {
+    if block.oversized && !block.fields().any(|(name, _)| name == b"grpc-status") {
+        return Trailers::error(oversized("trailers"));
+    }
+    parse(block).into_trailers()
+}
+
+fn oversized(what: &str) -> Status {
+    Status::resource_exhausted(format!(
+        "the {what} of the response is larger than 16 KiB or has more than 128 fields"
+    ))
+}
+
+/// What a client has understood of heads that begin alike, by the slots of the engine's memory.
+#[derive(Debug, Default)]
+pub(crate) struct KnownHeads(Vec<Option<KnownHead>>);
+
+/// A whole block that is nothing but its prefix, understood.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KnownHead {
+    /// A head without metadata.
+    Plain(Encoding),
+    /// Trailers that say OK and nothing else.
+    Ok,
+    /// Anything else.
+    Other,
+}
+
+impl KnownHeads {
+    /// What a block is, if it was there before.
+    pub(crate) fn find(&mut self, block: Block<'_>, trailers: bool) -> Option<KnownHead> {
+        let prefix = block.prefix.filter(|_| block.rest.is_empty())?;
+        if prefix.slot >= self.0.len() {
+            self.0.resize(prefix.slot + 1, None);
+        }
+        let known = self.0.get_mut(prefix.slot)?;
+        if prefix.fresh || known.is_none() {
+            *known = Some(KnownHead::of(block, trailers));
+        }
+        *known
+    }
+}
+
+impl KnownHead {
+    fn of(block: Block<'_>, trailers: bool) -> Self {
+        if trailers {
+            let only_ok = block
+                .fields()
+                .all(|(name, value)| name == b"grpc-status" && value == b"0");
+            return if only_ok { Self::Ok } else { Self::Other };
+        }
+        match client_head(block, false) {
+            Ok(ClientHead::Head(head)) if head.metadata.is_empty() => Self::Plain(head.encoding),
+            _ => Self::Other,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Driving the HTTP/2 engine with sockets and timers.
+
+pub(crate) mod assembler;
+pub(crate) mod client;
+mod client_driver;
+pub(crate) mod fields;
+pub(crate) mod socket;
+pub(crate) mod wheel;
