@@ -12,6 +12,10 @@ pub type DecodeError = Box<dyn Error + Send + Sync>;
 pub struct Codec<T> {
     pub(crate) encode: fn(&T, &mut BytesMut),
     pub(crate) decode: fn(Bytes) -> Result<T, DecodeError>,
+    /// Decodes what stays where it is, where that is cheaper.
+    pub(crate) decode_slice: Option<fn(&[u8]) -> Result<T, DecodeError>>,
+    /// How long the encoding will be, where that is known before.
+    pub(crate) length: Option<fn(&T) -> usize>,
     name: &'static str,
 }
 
@@ -26,6 +30,8 @@ impl<T> Codec<T> {
         Self {
             encode,
             decode,
+            decode_slice: None,
+            length: None,
             name,
         }
     }
@@ -41,15 +47,16 @@ impl<T: prost::Message + Default> Codec<T> {
     /// Protocol buffers by prost.
     #[must_use]
     pub const fn prost() -> Self {
-        Self::new(
+        let codec = Self::new(
             "proto",
-            |message, buffer| {
-                let length = message.encoded_len();
-                buffer.reserve(length);
-                message.encode_raw(buffer);
-            },
+            |message, buffer| message.encode_raw(buffer),
             |bytes| T::decode(bytes).map_err(Into::into),
-        )
+        );
+        Self {
+            decode_slice: Some(|octets| T::decode(octets).map_err(Into::into)),
+            length: Some(T::encoded_len),
+            ..codec
+        }
     }
 }
 

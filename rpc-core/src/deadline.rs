@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
 tokio::task_local! {
@@ -54,7 +55,7 @@ impl Deadline {
     pub(crate) fn scope<F: Future>(
         deadline: Option<Self>,
         future: F,
-    ) -> impl Future<Output = F::Output> {
+    ) -> TaskLocalFuture<Option<Self>, F> {
         CURRENT.scope(deadline, future)
     }
 

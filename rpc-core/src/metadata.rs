@@ -1,6 +1,7 @@
 //! Call metadata: the custom header fields of a call.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What is wrong with a metadata key or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +63,10 @@ pub enum MetadataValue<'a> {
 /// assert_eq!(metadata.get_bin("x-trace-bin"), Some(&[1, 2, 3][..]));
 /// # Ok::<(), rpc_core::MetadataError>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Metadata {
+    /// Entries that come before the others and that many maps share.
+    shared: Option<Arc<Vec<Entry>>>,
     entries: Vec<Entry>,
 }
 
@@ -93,8 +96,31 @@ impl Metadata {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            shared: None,
             entries: Vec::new(),
         }
+    }
+
+    /// Makes clones cheap: they share what is here now.
+    pub(crate) fn share(&mut self) {
+        if !self.is_empty() {
+            self.own();
+            self.shared = Some(Arc::new(std::mem::take(&mut self.entries)));
+        }
+    }
+
+    /// Takes over what is shared, to change it.
+    fn own(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            let mut entries = Arc::unwrap_or_clone(shared);
+            entries.append(&mut self.entries);
+            self.entries = entries;
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        let shared = self.shared.as_deref().map_or(&[][..], Vec::as_slice);
+        shared.iter().chain(&self.entries)
     }
 
     /// Sets a text value, in place of all earlier values of the key.
@@ -176,6 +202,7 @@ impl Metadata {
 
     /// Removes all values of a key and says how many there were.
     pub fn remove(&mut self, key: &str) -> usize {
+        self.own();
         let before = self.entries.len();
         self.entries
             .retain(|entry| !entry.key.eq_ignore_ascii_case(key));
@@ -184,25 +211,28 @@ impl Metadata {
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
-        self.entries
-            .iter()
-            .map(|entry| (&*entry.key, entry.value.view()))
+        self.all().map(|entry| (&*entry.key, entry.value.view()))
     }
 
     /// How many fields there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.all().count()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.is_empty())
     }
 
     /// Adds the fields of another behind these.
-    pub(crate) fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, mut other: Self) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        other.own();
         self.entries.extend(other.entries);
     }
 
@@ -225,17 +255,25 @@ impl Metadata {
         &'a self,
         key: &'k str,
     ) -> impl Iterator<Item = MetadataValue<'a>> + use<'a, 'k> {
-        self.entries
-            .iter()
+        self.all()
             .filter(move |entry| entry.key.eq_ignore_ascii_case(key))
             .map(|entry| entry.value.view())
     }
 
     fn replace(&mut self, entry: Entry) {
+        self.own();
         self.entries.retain(|old| old.key != entry.key);
         self.entries.push(entry);
     }
 }
+
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Self) -> bool {
+        self.all().eq(other.all())
+    }
+}
+
+impl Eq for Metadata {}
 
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

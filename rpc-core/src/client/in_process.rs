@@ -3,22 +3,23 @@
 use std::io;
 
 use super::Address;
-use crate::compat::RouterService;
 use crate::request::PeerAddr;
-use crate::server::{Router, ShutdownHandle};
+use crate::server::connection::Served;
+use crate::server::{Options, Router, ShutdownHandle};
 use crate::transport::connector::{Connector, Io};
 use crate::{BoxFuture, Channel, Status};
 
 /// How many bytes the pipe holds in each direction.
 const PIPE: usize = 256 * 1024;
 
-struct InProcess(RouterService);
+struct InProcess(Served);
 
 impl Connector for InProcess {
     fn connect<'a>(&'a self, _address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let service = self.0.clone().with_peer(PeerAddr::InProcess);
-        tokio::spawn(service.serve_connection(Box::new(theirs), ShutdownHandle::new()));
+        let served = self.0.clone();
+        let end = ShutdownHandle::new();
+        tokio::spawn(served.serve(Box::new(theirs), PeerAddr::InProcess, end));
         Box::pin(std::future::ready(Ok(Box::new(ours) as Box<dyn Io>)))
     }
 }
@@ -29,7 +30,7 @@ impl Channel {
     /// # Errors
     /// `FAILED_PRECONDITION` outside a tokio runtime.
     pub fn in_process(router: Router) -> Result<Self, Status> {
-        let connector = InProcess(RouterService::from(router));
+        let connector = InProcess(Served::new(router, Options::default()));
         Self::builder()
             .connector(connector)
             .lazy("http://in-process:1")

@@ -18,9 +18,7 @@ use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
-use crate::server::{
-    Finished, Handler, IncomingCall, Options, Router, ShutdownHandle, Single, guarded,
-};
+use crate::server::{Finished, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
 use crate::transport::connector::Io;
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::ACCEPT;
@@ -155,8 +153,8 @@ impl RouterService {
             limit: self.options.receive_limit,
             recv: Box::new(RequestBody(body)),
         };
-        match handler {
-            Handler::Single(handler) => {
+        match handler.by_kind() {
+            Ok(handler) => {
                 let outcome = guarded(&path, deadline, handler(call))
                     .await
                     .and_then(|outcome| outcome);
@@ -169,7 +167,7 @@ impl RouterService {
                     Err(status) => report.refuse(status),
                 }
             }
-            Handler::Streaming(handler) => {
+            Err(handler) => {
                 let (mut end, mut inbox) = outbox::pair();
                 let running = handler(call, Box::new(end.clone_handle()));
                 let task = tokio::spawn(async move {

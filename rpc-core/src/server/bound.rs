@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::builder::ServerBuilder;
+use super::connection::Served;
 use super::shutdown::{ShutdownHandle, ShutdownHook};
 use crate::client::Address;
-use crate::compat::RouterService;
 use crate::request::PeerAddr;
 use crate::transport::connector::{Io, prepare};
 
@@ -258,7 +258,7 @@ impl BoundServer {
         let slots = Arc::new(Semaphore::new(
             builder.max_connections.min(Semaphore::MAX_PERMITS),
         ));
-        let service = RouterService::with_options(builder.router.clone(), builder.options.clone());
+        let served = Served::new(builder.router.clone(), builder.options.clone());
         let goaway = ShutdownHandle::new();
         let mut connections = JoinSet::new();
         tracing::info!(%address, "listening");
@@ -270,7 +270,7 @@ impl BoundServer {
                 match listener.accept().await {
                     Ok((io, peer)) => {
                         while connections.try_join_next().is_some() {}
-                        let service = service.clone().with_peer(peer);
+                        let served = served.clone();
                         let goaway = goaway.clone();
                         #[cfg(feature = "tls")]
                         let tls = builder.tls.clone();
@@ -281,7 +281,7 @@ impl BoundServer {
                                 match tokio::time::timeout(Duration::from_secs(10), tls.accept(io))
                                     .await
                                 {
-                                    Ok(Ok(io)) => service.serve_connection(io, goaway).await,
+                                    Ok(Ok(io)) => served.serve(io, peer, goaway).await,
                                     Ok(Err(error)) => {
                                         tracing::debug!(%error, "a TLS handshake failed")
                                     }
@@ -291,7 +291,7 @@ impl BoundServer {
                                 }
                                 return;
                             }
-                            service.serve_connection(io, goaway).await;
+                            served.serve(io, peer, goaway).await;
                         });
                     }
                     Err(error) => {

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::router::read_and_start;
+use super::slot::UnaryHandler;
 use crate::request::PeerAddr;
 use crate::transport::stream::{RecvHalf, SendHalf};
 use crate::wire::compression::{Encoding, EncodingSet};
@@ -64,15 +66,31 @@ pub(crate) struct Single {
 #[derive(Debug)]
 pub struct Finished(pub(crate) Result<Metadata, Status>);
 
-type SingleFn = dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
-type StreamingFn =
+pub(crate) type SingleFn =
+    dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
+pub(crate) type StreamingFn =
     dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;
 
 /// A handler of one method.
 #[derive(Clone)]
 pub(crate) enum Handler {
+    Unary(Arc<dyn UnaryHandler>),
+    /// One response, to a stream of requests or behind an interceptor.
     Single(Arc<SingleFn>),
     Streaming(Arc<StreamingFn>),
+}
+
+impl Handler {
+    /// What answers once, or else what streams.
+    pub(crate) fn by_kind(self) -> Result<Arc<SingleFn>, Arc<StreamingFn>> {
+        match self {
+            Self::Unary(handler) => Ok(Arc::new(move |call| {
+                Box::pin(read_and_start(Arc::clone(&handler), call))
+            })),
+            Self::Single(handler) => Ok(handler),
+            Self::Streaming(handler) => Err(handler),
+        }
+    }
 }
 
 /// Runs a handler under its deadline; a panic ends this call only.
@@ -93,21 +111,25 @@ pub(crate) async fn guarded<T>(
             }
         },
     };
-    outcome.map_err(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(
-            path,
-            panic = message.unwrap_or("(not text)"),
-            "a handler panicked"
-        );
-        Status::internal(format!("the handler of {path} panicked"))
-    })
+    outcome.map_err(|panic| panicked(path, &*panic))
 }
 
-struct CatchPanic<T>(BoxFuture<'static, T>);
+/// The status of a call whose handler has panicked.
+pub(crate) fn panicked(path: &str, panic: &(dyn std::any::Any + Send)) -> Status {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(
+        path,
+        panic = message.unwrap_or("(not text)"),
+        "a handler panicked"
+    );
+    Status::internal(format!("the handler of {path} panicked"))
+}
+
+/// A future whose panic is its outcome.
+pub(crate) struct CatchPanic<T>(pub(crate) BoxFuture<'static, T>);
 
 impl<T> Future for CatchPanic<T> {
     type Output = std::thread::Result<T>;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::handler::{Finished, Handler, IncomingCall, Single};
+use super::router::read_and_start;
 use crate::request::PeerAddr;
 use crate::transport::stream::SendHalf;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
@@ -172,6 +173,14 @@ impl ServerNext<'_> {
             return first.intercept(call, next).await;
         }
         match (self.handler, self.send) {
+            (Handler::Unary(handler), _) => {
+                let mut single = read_and_start(handler, call.0).await?;
+                let trailers = std::mem::take(&mut single.trailers);
+                Ok(ServerReply {
+                    single: Some(single),
+                    trailers,
+                })
+            }
             (Handler::Single(handler), _) => {
                 let mut single = handler(call.0).await?;
                 let trailers = std::mem::take(&mut single.trailers);
@@ -229,7 +238,7 @@ impl Interceptors {
         }
         let all = Arc::clone(&self.0);
         match &handler {
-            Handler::Single(_) => Handler::Single(Arc::new(move |call| {
+            Handler::Unary(_) | Handler::Single(_) => Handler::Single(Arc::new(move |call| {
                 let (all, handler) = (Arc::clone(&all), handler.clone());
                 Box::pin(async move {
                     let next = ServerNext {

@@ -2,12 +2,15 @@
 
 mod bound;
 mod builder;
+pub(crate) mod connection;
 mod function;
 mod handler;
 mod interceptor;
+mod pace;
 mod router;
 mod send;
 mod shutdown;
+mod slot;
 
 pub use bound::{BoundAddr, BoundServer, ServeError};
 pub use builder::{Server, ServerBuilder};
@@ -15,9 +18,10 @@ pub use builder::{Server, ServerBuilder};
 pub use function::{Answers, Streams};
 pub use handler::Finished;
 pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
+pub use pace::Dispatch;
 pub use router::{RawCall, Router, Service};
 pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};
 
 pub(crate) use builder::Options;
-pub(crate) use handler::{Handler, IncomingCall, Single, guarded};
+pub(crate) use handler::{IncomingCall, Single, guarded};

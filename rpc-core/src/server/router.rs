@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 use super::handler::{Finished, Handler, IncomingCall, Single};
 use super::interceptor::{Interceptors, ServerInterceptor};
+use super::pace::{Dispatch, Pace};
 use super::send::SendStream;
+use super::slot::{Answer, Unary, UnaryHandler};
 use crate::codec::Codec;
 use crate::stream::RecvStream;
 use crate::transport::stream::SendHalf;
@@ -62,21 +64,28 @@ impl Service {
         F: Fn(Arc<S>, Request<Q>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Response<R>, Status>> + Send + 'static,
     {
-        let (request, response) = (method.request, method.response);
-        let (state, handler) = (Arc::clone(state), Arc::new(handler));
-        let erased = move |mut call: IncomingCall| {
-            let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
-            Box::pin(async move {
-                let head = Head::of(&mut call);
-                let message = read_single(&mut call, request).await?;
-                head.single(
-                    handler(state, call.into_request(|_| message)).await?,
-                    response,
-                )
-            }) as crate::BoxFuture<'static, _>
+        let unary = Unary {
+            state: Arc::clone(state),
+            handler: Arc::new(handler),
+            request: method.request,
+            response: method.response,
+            pace: Pace::default(),
         };
         self.methods
-            .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
+            .push((method.path().to_owned(), Handler::Unary(Arc::new(unary))));
+        self
+    }
+
+    /// How the handlers of the unary methods added so far are run.
+    #[must_use]
+    pub fn dispatch(self, dispatch: Dispatch) -> Self {
+        if dispatch == Dispatch::Task {
+            for (_, handler) in &self.methods {
+                if let Handler::Unary(handler) = handler {
+                    handler.pace().forbid();
+                }
+            }
+        }
         self
     }
 
@@ -180,6 +189,15 @@ fn stream_request<Q>(call: IncomingCall, codec: Codec<Q>) -> Request<RecvStream<
     call.into_request(|recv| RecvStream::server(recv, codec, encoding, limit))
 }
 
+/// Reads the one request of a unary call and runs it as a future of its own.
+pub(crate) async fn read_and_start(
+    handler: Arc<dyn UnaryHandler>,
+    mut call: IncomingCall,
+) -> Result<Single, Status> {
+    let message = read_single(&mut call, Codec::raw()).await?;
+    handler.start(call, message).await
+}
+
 /// Reads the one request of a call and the end of its stream.
 async fn read_single<Q>(call: &mut IncomingCall, codec: Codec<Q>) -> Result<Q, Status> {
     let recv = std::mem::replace(&mut call.recv, Box::new(Ended));
@@ -199,7 +217,7 @@ async fn read_single<Q>(call: &mut IncomingCall, codec: Codec<Q>) -> Result<Q, S
     Ok(message)
 }
 
-struct Ended;
+pub(crate) struct Ended;
 
 impl crate::transport::stream::RecvHalf for Ended {
     fn poll_recv(
@@ -213,20 +231,40 @@ impl crate::transport::stream::RecvHalf for Ended {
 }
 
 /// What is known of a response before there is one.
-struct Head {
+pub(super) struct Head {
     encoding: crate::Encoding,
     metadata: crate::Metadata,
 }
 
 impl Head {
-    fn of(call: &mut IncomingCall) -> Self {
+    pub(super) fn of(call: &mut IncomingCall) -> Self {
         Self {
             encoding: call.response_encoding(),
             metadata: std::mem::take(&mut call.response_metadata),
         }
     }
 
-    fn single<R>(mut self, response: Response<R>, codec: Codec<R>) -> Result<Single, Status> {
+    /// The response, its message appended to others.
+    pub(super) fn answer<R>(
+        mut self,
+        response: Response<R>,
+        codec: Codec<R>,
+        out: &mut bytes::BytesMut,
+    ) -> Result<Answer, Status> {
+        message::encode_into(codec, response.get_ref(), self.encoding, out)?;
+        self.metadata.extend(response.metadata);
+        Ok(Answer {
+            metadata: self.metadata,
+            encoding: self.encoding,
+            trailers: response.trailers,
+        })
+    }
+
+    pub(super) fn single<R>(
+        mut self,
+        response: Response<R>,
+        codec: Codec<R>,
+    ) -> Result<Single, Status> {
         let message = message::encode(codec, response.get_ref(), self.encoding)?;
         self.metadata.extend(response.metadata);
         Ok(Single {
@@ -306,6 +344,11 @@ impl Router {
     pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
         self.interceptors.push(interceptor);
         self
+    }
+
+    /// Whether a path is one of a service, and not one of any that a fallback takes.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.methods.contains_key(path)
     }
 
     /// The handler of a path, or why there is none.

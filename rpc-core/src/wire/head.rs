@@ -64,7 +64,7 @@ impl Trailers {
 }
 
 /// Collects the fields of a header block, in any order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) metadata: Metadata,
     pub(crate) content_type: Option<ContentType>,
@@ -140,6 +140,11 @@ impl Fields {
                 ))),
             },
         }
+    }
+
+    /// Makes clones cheap.
+    pub(crate) fn share(&mut self) {
+        self.metadata.share();
     }
 
     /// The first field that could not be understood.

@@ -16,21 +16,41 @@ const COMPRESS_FROM: usize = 256;
 
 /// Encodes a message with its prefix.
 pub(crate) fn encode<T>(codec: Codec<T>, message: &T, encoding: Encoding) -> Result<Bytes, Status> {
-    let mut buffer = BytesMut::with_capacity(128);
-    buffer.put_bytes(0, PREFIX);
-    (codec.encode)(message, &mut buffer);
-    if encoding != Encoding::Identity
-        && buffer.len() >= COMPRESS_FROM
-        && let Some(packed) = compression::compress(encoding, &buffer[PREFIX..])
-    {
-        buffer.truncate(PREFIX);
-        buffer.extend_from_slice(&packed);
-        buffer[0] = 1;
-    }
-    let length = u32::try_from(buffer.len() - PREFIX)
-        .map_err(|_| Status::resource_exhausted("a message of 4 GiB or more cannot be sent"))?;
-    buffer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    let mut buffer = BytesMut::new();
+    encode_into(codec, message, encoding, &mut buffer)?;
     Ok(buffer.freeze())
+}
+
+/// Appends a message with its prefix.
+pub(crate) fn encode_into<T>(
+    codec: Codec<T>,
+    message: &T,
+    encoding: Encoding,
+    buffer: &mut BytesMut,
+) -> Result<(), Status> {
+    let start = buffer.len();
+    let body = start + PREFIX;
+    if let Some(length) = codec.length {
+        buffer.reserve(PREFIX + length(message));
+    }
+    buffer.put_bytes(0, PREFIX);
+    (codec.encode)(message, buffer);
+    if encoding != Encoding::Identity
+        && buffer.len() - start >= COMPRESS_FROM
+        && let Some(packed) = compression::compress(encoding, &buffer[body..])
+    {
+        buffer.truncate(body);
+        buffer.extend_from_slice(&packed);
+        buffer[start] = 1;
+    }
+    let Ok(length) = u32::try_from(buffer.len() - body) else {
+        buffer.truncate(start);
+        return Err(Status::resource_exhausted(
+            "a message of 4 GiB or more cannot be sent",
+        ));
+    };
+    buffer[start + 1..body].copy_from_slice(&length.to_be_bytes());
+    Ok(())
 }
 
 /// Cuts a stream of chunks into messages; a message inside one chunk is not copied.
@@ -148,7 +168,24 @@ impl MessageDecoder {
 /// Decodes one message by its codec.
 pub(crate) fn decode<T>(codec: Codec<T>, bytes: Bytes) -> Result<T, Status> {
     let length = bytes.len();
-    (codec.decode)(bytes).map_err(|error| {
+    decoded(codec, length, (codec.decode)(bytes))
+}
+
+/// Decodes one message that stays where it is.
+pub(crate) fn decode_slice<T>(codec: Codec<T>, octets: &[u8]) -> Result<T, Status> {
+    let outcome = match codec.decode_slice {
+        Some(decode) => decode(octets),
+        None => (codec.decode)(Bytes::copy_from_slice(octets)),
+    };
+    decoded(codec, octets.len(), outcome)
+}
+
+fn decoded<T>(
+    codec: Codec<T>,
+    length: usize,
+    outcome: Result<T, crate::DecodeError>,
+) -> Result<T, Status> {
+    outcome.map_err(|error| {
         Status::new(
             Code::Internal,
             format!(

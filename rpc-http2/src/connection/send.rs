@@ -90,6 +90,14 @@ impl Connection {
             .is_some_and(|stream| stream.head.is_some())
     }
 
+    /// Whether something can still be sent on a stream.
+    #[must_use]
+    pub fn is_open(&self, key: StreamKey) -> bool {
+        self.streams
+            .get(key)
+            .is_some_and(|stream| !stream.flags.send_closed && matches!(stream.end, End::Open))
+    }
+
     /// Answers a stream with a response's head; false when the stream is over.
     pub fn respond(
         &mut self,

@@ -1,0 +1,310 @@
+//! The calls of one connection, and how they are answered.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use rpc_http2::hpack::Template;
+use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
+use tokio::task::AbortHandle;
+
+use super::report::{Report, Reports};
+use crate::server::handler::{IncomingCall, Single};
+use crate::server::slot::Answer;
+use crate::transport::http2::assembler::Assembler;
+use crate::transport::http2::fields;
+use crate::transport::http2::wheel::Wheel;
+use crate::wire::compression::{ACCEPT, Encoding};
+use crate::wire::head::ResponseHead;
+use crate::{Code, Metadata, Status};
+
+/// Messages below this size are copied into the output; larger ones are shared with it.
+const COPIED: usize = 16 * 1024;
+
+pub(super) struct State {
+    pub(super) machine: Machine,
+    /// By the indices of streams.
+    pub(super) calls: Vec<Option<Call>>,
+    pub(super) wheel: Wheel,
+    pub(super) driver: Option<Waker>,
+    /// When the driver looks at the time next, whatever else happens.
+    pub(super) armed: Option<std::time::Instant>,
+    /// Calls that have ended and whose observers do not know.
+    reports: Reports,
+    plain: Template,
+    #[cfg(feature = "gzip")]
+    gzip: Template,
+    ok: Template,
+    empty: Template,
+    /// Fields of the answer that is being written; kept for its memory.
+    rest: Fields,
+    none: Fields,
+}
+
+/// A call that has not been answered whole.
+pub(super) struct Call {
+    pub(super) key: StreamKey,
+    pub(super) stage: Stage,
+    pub(super) report: Option<Box<Report>>,
+    pub(super) head_sent: bool,
+}
+
+/// How far a call is.
+pub(super) enum Stage {
+    /// The request of a unary call is on its way.
+    Gathering(Box<Gathering>),
+    /// Its handler runs on the driver, or is about to.
+    InPlace,
+    /// Its handler is a task.
+    Task {
+        abort: Option<AbortHandle>,
+        inbox: Inbox,
+        sender: Option<Waker>,
+    },
+    /// It is answered; the handler is not gone yet.
+    Ended,
+}
+
+/// A unary call whose request is not whole.
+pub(super) struct Gathering {
+    pub(super) route: usize,
+    pub(super) call: IncomingCall,
+    pub(super) assembler: Assembler,
+}
+
+/// What has arrived for a handler.
+pub(super) struct Inbox {
+    pub(super) assembler: Assembler,
+    /// What counts against the windows.
+    pub(super) unconsumed: usize,
+    /// How the request ended: whole, or why not.
+    pub(super) end: Option<Result<(), Arc<str>>>,
+    pub(super) reader: Option<Waker>,
+}
+
+impl Inbox {
+    pub(super) fn new(limit: usize, ended: bool) -> Self {
+        Self {
+            assembler: Assembler::new(limit),
+            unconsumed: 0,
+            end: ended.then_some(Ok(())),
+            reader: None,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(machine: Machine, now: std::time::Instant) -> Self {
+        Self {
+            machine,
+            calls: Vec::new(),
+            wheel: Wheel::new(now),
+            driver: None,
+            armed: None,
+            reports: Reports::new(),
+            plain: fields::response_template(Encoding::Identity),
+            #[cfg(feature = "gzip")]
+            gzip: fields::response_template(Encoding::Gzip),
+            ok: fields::ok_template(),
+            empty: Template::default(),
+            rest: Fields::new(),
+            none: Fields::new(),
+        }
+    }
+
+    pub(super) fn call(&mut self, key: StreamKey) -> Option<&mut Call> {
+        self.calls
+            .get_mut(key.index())?
+            .as_mut()
+            .filter(|call| call.key == key)
+    }
+
+    pub(super) fn insert(&mut self, call: Call) {
+        let index = call.key.index();
+        if index >= self.calls.len() {
+            self.calls.resize_with(index + 1, || None);
+        }
+        self.calls[index] = Some(call);
+    }
+
+    /// Forgets a call whose handler is gone.
+    pub(super) fn remove(&mut self, key: StreamKey) -> Option<Call> {
+        self.call(key)?;
+        self.wheel.clear(key.index());
+        let call = self.calls.get_mut(key.index())?.take();
+        self.machine.release(key);
+        if self.machine.stream_count() == 0 && self.calls.len() > 64 {
+            self.calls = Vec::new();
+        }
+        call
+    }
+
+    /// Sends the head of a response.
+    pub(super) fn send_head(&mut self, key: StreamKey, head: &ResponseHead) {
+        let Some(call) = self.call(key) else {
+            return;
+        };
+        if std::mem::replace(&mut call.head_sent, true) {
+            return;
+        }
+        self.put_head(key, head.encoding, &head.metadata);
+    }
+
+    fn put_head(&mut self, key: StreamKey, encoding: Encoding, metadata: &Metadata) {
+        let template = match encoding {
+            Encoding::Identity => &mut self.plain,
+            #[cfg(feature = "gzip")]
+            Encoding::Gzip => &mut self.gzip,
+        };
+        if metadata.is_empty() {
+            self.machine.respond(key, template, &self.none, false);
+            return;
+        }
+        self.rest.clear();
+        fields::push_metadata(&mut self.rest, metadata);
+        self.machine.respond(key, template, &self.rest, false);
+    }
+
+    fn put_ok(&mut self, key: StreamKey, metadata: &Metadata) {
+        if metadata.is_empty() {
+            self.machine.trailers(key, &mut self.ok, &self.none);
+            return;
+        }
+        self.rest.clear();
+        fields::push_metadata(&mut self.rest, metadata);
+        self.machine.trailers(key, &mut self.ok, &self.rest);
+    }
+
+    /// Answers a call that ran in place.
+    pub(super) fn answer(&mut self, key: StreamKey, answer: &Answer, message: &[u8]) {
+        if self.machine.is_open(key) {
+            self.put_head(key, answer.encoding, &answer.metadata);
+            self.machine.send(key, Payload::Copied(message), false);
+            self.put_ok(key, &answer.trailers);
+        }
+    }
+
+    /// Answers a call with its one response.
+    pub(super) fn answer_single(&mut self, key: StreamKey, single: Single) {
+        self.put_head(key, single.encoding, &single.metadata);
+        self.machine.send(key, payload(&single.message), false);
+        self.put_ok(key, &single.trailers);
+    }
+
+    /// Ends a streaming response with success.
+    pub(super) fn finish(&mut self, key: StreamKey, metadata: &Metadata) {
+        self.send_head(key, &ResponseHead::default());
+        self.put_ok(key, metadata);
+    }
+
+    /// Ends a call with a status, in its head when none was sent.
+    pub(super) fn fail(&mut self, key: StreamKey, status: &Status) {
+        let head_sent = self.call(key).is_some_and(|call| call.head_sent);
+        self.refuse(key, status, head_sent);
+    }
+
+    /// The answer of a call that has no handler.
+    pub(super) fn refuse(&mut self, key: StreamKey, status: &Status, head_sent: bool) {
+        self.rest.clear();
+        if !head_sent && status.code() == Code::Unimplemented {
+            self.rest.push("grpc-accept-encoding", ACCEPT);
+        }
+        fields::push_status(&mut self.rest, status);
+        if head_sent {
+            self.machine.trailers(key, &mut self.empty, &self.rest);
+        } else {
+            self.machine.respond(key, &mut self.plain, &self.rest, true);
+        }
+    }
+
+    /// Answers what is no call of gRPC.
+    pub(super) fn refuse_http(&mut self, key: StreamKey, status: &str, fields: &[(&str, &str)]) {
+        self.rest.clear();
+        let mut head = Template::new([(":status", status)].into_iter().collect());
+        for (name, value) in fields {
+            self.rest.push(name, value);
+        }
+        self.machine.respond(key, &mut head, &self.rest, true);
+        self.machine.release(key);
+    }
+
+    /// The deadline of a call has passed.
+    pub(super) fn expire(&mut self, index: usize) {
+        let Some(Some(call)) = self.calls.get_mut(index) else {
+            return;
+        };
+        let key = call.key;
+        let stage = std::mem::replace(&mut call.stage, Stage::Ended);
+        let report = call.report.take();
+        let status = Status::deadline_exceeded("the handler did not end by the deadline");
+        self.fail(key, &status);
+        self.ended(report, Some(status));
+        match stage {
+            Stage::Task {
+                abort: Some(abort), ..
+            } => abort.abort(),
+            Stage::Gathering(_) => {
+                self.remove(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// A stream is over before its end: its handler has nobody to answer any more.
+    pub(super) fn on_reset(&mut self, key: StreamKey, why: &str) {
+        let Some(call) = self.call(key) else {
+            self.machine.release(key);
+            return;
+        };
+        match &mut call.stage {
+            Stage::Task {
+                abort,
+                inbox,
+                sender,
+            } => {
+                inbox.end.get_or_insert_with(|| Err(why.into()));
+                let wakers = [inbox.reader.take(), sender.take()];
+                let abort = abort.take();
+                // Nothing locks again inside: these only schedule tasks.
+                wakers.into_iter().flatten().for_each(Waker::wake);
+                if let Some(abort) = abort {
+                    abort.abort();
+                }
+            }
+            Stage::Gathering(_) => {
+                let report = self.remove(key).and_then(|call| call.report);
+                self.ended(report, Some(Status::cancelled("the client ended the call")));
+            }
+            Stage::InPlace | Stage::Ended => {}
+        }
+    }
+
+    /// Has the observers told once the lock is given back.
+    pub(super) fn ended(&mut self, report: Option<Box<Report>>, status: Option<Status>) {
+        if let Some(report) = report {
+            self.reports.push((report, status));
+        }
+    }
+
+    pub(super) fn take_reports(&mut self) -> Reports {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// The connection is over.
+    pub(super) fn on_lost(&mut self) {
+        let keys: Vec<StreamKey> = self.calls.iter().flatten().map(|call| call.key).collect();
+        for key in keys {
+            self.machine.reset(key, ErrorCode::CANCEL);
+            self.on_reset(key, "the connection was lost");
+        }
+    }
+}
+
+/// A message as it goes to the engine.
+pub(super) fn payload(message: &Bytes) -> Payload<'_> {
+    if message.len() < COPIED {
+        Payload::Copied(message)
+    } else {
+        Payload::Shared(message.clone())
+    }
+}

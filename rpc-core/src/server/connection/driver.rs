@@ -1,0 +1,721 @@
+//! The task that moves a server's connection.
+
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use rpc_http2::hpack::Block;
+use rpc_http2::{ConnectionError, Event, Output, ResetCause, StreamKey};
+use tokio::io::AsyncWrite as _;
+use tokio::time::{Instant, Sleep};
+
+use super::Shared;
+use super::calls::{Call, Gathering, Inbox, Stage, State};
+use super::halves::{Hold, Requests, Responses};
+use super::heads::{Heads, RequestHead, Target};
+use super::report::{Admission, Report, tell};
+use crate::server::handler::{CatchPanic, Handler, IncomingCall, Single, panicked};
+use crate::server::pace::SLOW;
+use crate::server::router::Ended;
+use crate::server::slot::{Answer, Ran};
+use crate::transport::connector::Io;
+use crate::transport::http2::assembler::Assembler;
+use crate::transport::http2::socket::{self, Carried};
+use crate::wire::head::ContentType;
+use crate::wire::message::{MessageDecoder, PREFIX};
+use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
+
+/// How many reads there are before others have their turn.
+const READS: u32 = 8;
+/// What is kept of the memory for responses.
+const ARENA: usize = 64 * 1024;
+/// A message from this size on is not copied with others.
+const LARGE: usize = 16 * 1024;
+
+/// Reads, runs, writes and keeps the time of one connection.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    io: Box<dyn Io>,
+    carried: Carried,
+    writing: Output,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// It has let others run since it has something to write.
+    yielded: bool,
+    batch: Batch,
+}
+
+/// What one read has brought.
+#[derive(Default)]
+struct Batch {
+    heads: Heads,
+    ready: Vec<Ready>,
+    wakers: Vec<Waker>,
+    arena: BytesMut,
+    ran: Vec<(StreamKey, Outcome)>,
+}
+
+/// A unary call whose request is whole.
+struct Ready {
+    key: StreamKey,
+    route: usize,
+    call: IncomingCall,
+    message: Message,
+}
+
+/// Where a request's message is.
+enum Message {
+    /// In what was read.
+    Read(Range<usize>),
+    Own(Bytes),
+}
+
+/// What came of a call in this batch.
+enum Outcome {
+    /// Its response is in the arena.
+    Answer(Answer, Range<usize>),
+    Large(Answer, Bytes),
+    Failed(Status),
+    /// It goes on as a task.
+    Task(BoxFuture<'static, Result<Single, Status>>),
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, io: Box<dyn Io>) -> Self {
+        Self {
+            shared,
+            io,
+            carried: Carried::default(),
+            writing: Output::default(),
+            sleep: None,
+            yielded: true,
+            batch: Batch::default(),
+        }
+    }
+
+    /// Begins the graceful end.
+    pub(super) fn shut_down(&mut self) {
+        let now = Instant::now().into_std();
+        self.shared.lock().machine.shut_down(now);
+    }
+
+    /// Drives until the connection is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let read = match self.poll_read(cx) {
+            Ok(read) => read,
+            Err(why) => {
+                self.lose(&why, cx);
+                return Poll::Ready(());
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        {
+            let mut state = shared.lock();
+            self.keep_time(&mut state);
+            let reports = state.take_reports();
+            if !reports.is_empty() {
+                drop(state);
+                tell(reports);
+                state = shared.lock();
+            }
+            match &state.driver {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => state.driver = Some(cx.waker().clone()),
+            }
+            // Handlers that are tasks and answer about now share one write.
+            let crowd = read == 0 && state.machine.stream_count() > 1 && state.machine.has_output();
+            if crowd && self.writing.is_empty() && !std::mem::replace(&mut self.yielded, true) {
+                drop(state);
+                self.wake_handlers();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.wake_handlers();
+        self.yielded = false;
+        if let Err(error) = self.poll_write(cx) {
+            self.lose(&error.to_string(), cx);
+            return Poll::Ready(());
+        }
+        let mut state = shared.lock();
+        if self.writing.is_empty() && state.machine.is_finished() {
+            state.on_lost();
+            drop(state);
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            return Poll::Ready(());
+        }
+        self.arm(&mut state, cx);
+        Poll::Pending
+    }
+
+    /// Reads what there is and runs what it brings; how many reads that took.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<u32, String> {
+        let mut reads = 0;
+        loop {
+            let (shared, batch) = (&self.shared, &mut self.batch);
+            let polled = socket::poll_read(&mut *self.io, &mut self.carried, cx, |input| {
+                let whole = *input;
+                let received = batch.receive(shared, input);
+                tell(shared.lock().take_reports());
+                batch.run(shared, whole);
+                received
+            });
+            match polled {
+                Poll::Pending => return Ok(reads),
+                Poll::Ready(Err(error)) => return Err(error.to_string()),
+                Poll::Ready(Ok((_, Err(error)))) => return Err(error.to_string()),
+                Poll::Ready(Ok((0, Ok(())))) => {
+                    return Err("the client closed the connection".to_owned());
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+            reads += 1;
+            if reads == READS {
+                cx.waker().wake_by_ref();
+                return Ok(reads);
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            match socket::poll_write(&mut *self.io, &mut self.writing, cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(result) => result?,
+            }
+            let mut state = self.shared.lock();
+            if !state.machine.has_output() {
+                drop(state);
+                // TLS may have kept something back.
+                return match Pin::new(&mut self.io).poll_flush(cx) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => Ok(()),
+                };
+            }
+            let now = Instant::now().into_std();
+            state.machine.take_output(&mut self.writing, now);
+            wake_roomy(&mut state, &mut self.batch.wakers);
+            drop(state);
+            self.wake_handlers();
+        }
+    }
+
+    /// Deadlines of calls and of the connection.
+    fn keep_time(&mut self, state: &mut State) {
+        let Some(armed) = state.armed else {
+            return;
+        };
+        let now = Instant::now().into_std();
+        if now < armed {
+            return;
+        }
+        state.armed = None;
+        // A failure leaves its GOAWAY to write, and ends the connection after it.
+        let _ = state.machine.on_timeout(now);
+        let mut due = Vec::new();
+        state.wheel.expire(now, |index| due.push(index));
+        for index in due {
+            state.expire(index);
+        }
+        while let Some(event) = state.machine.poll_event() {
+            if let Event::Reset { stream, cause, .. } = event {
+                state.on_reset(stream, reason(cause));
+            }
+        }
+    }
+
+    /// Sees to it that the next deadline is looked at.
+    fn arm(&mut self, state: &mut State, cx: &mut Context<'_>) {
+        let next = [state.machine.next_timeout(), state.wheel.next()];
+        let Some(next) = next.into_iter().flatten().min() else {
+            return;
+        };
+        if state.armed.is_some_and(|armed| armed <= next) {
+            return;
+        }
+        state.armed = Some(next);
+        let next = Instant::from_std(next);
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+        sleep.as_mut().reset(next);
+        if sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn wake_handlers(&mut self) {
+        self.batch.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.
+    fn lose(&mut self, why: &str, cx: &mut Context<'_>) {
+        tracing::debug!(peer = %self.shared.peer, error = why, "a connection ended");
+        let mut last = Output::default();
+        let mut state = self.shared.lock();
+        let now = Instant::now().into_std();
+        state.machine.take_output(&mut last, now);
+        state.on_lost();
+        drop(state);
+        if socket::poll_write(&mut *self.io, &mut self.writing, cx).is_ready() {
+            // What the peer does with it is of no interest any more.
+            let _ = socket::poll_write(&mut *self.io, &mut last, cx);
+        }
+        let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.wake_handlers();
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.lock().on_lost();
+    }
+}
+
+impl Batch {
+    /// Takes in what was read.
+    fn receive(&mut self, shared: &Arc<Shared>, input: &mut &[u8]) -> Result<(), ConnectionError> {
+        let now = Instant::now().into_std();
+        let start = input.as_ptr() as usize;
+        let mut state = shared.lock();
+        let state = &mut *state;
+        loop {
+            match state.machine.receive(input, now)? {
+                None => break,
+                Some(Event::Data { stream, data, end }) => {
+                    let place = data.as_ptr() as usize - start;
+                    self.on_data(state, stream, data, place, end);
+                }
+                Some(Event::Head { stream, block, end }) => {
+                    let oversized = block.oversized;
+                    let head = self.read_head(shared, block);
+                    self.on_head(shared, state, stream, head, oversized, end);
+                }
+                Some(Event::Trailers { stream, .. }) => self.on_data(state, stream, &[], 0, true),
+                Some(Event::Reset { stream, cause, .. }) => state.on_reset(stream, reason(cause)),
+                Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => {}
+            }
+        }
+        wake_roomy(state, &mut self.wakers);
+        Ok(())
+    }
+
+    fn read_head(&mut self, shared: &Shared, block: Block<'_>) -> RequestHead {
+        self.heads.read(block, &shared.served.router)
+    }
+
+    fn on_head(
+        &mut self,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        key: StreamKey,
+        head: RequestHead,
+        oversized: bool,
+        end: bool,
+    ) {
+        let RequestHead {
+            target,
+            is_post,
+            mut fields,
+        } = head;
+        if !is_post {
+            return state.refuse_http(key, "405", &[("allow", "POST")]);
+        }
+        if fields.content_type != Some(ContentType::Grpc) && !oversized {
+            return state.refuse_http(key, "415", &[]);
+        }
+        let options = &shared.served.options;
+        let path: Arc<str> = match &target {
+            Some(Target::Route(number)) => Arc::clone(&self.heads.routes[*number].path),
+            Some(Target::Once(path, _) | Target::Missing(path, _)) => Arc::clone(path),
+            None => "".into(),
+        };
+        let report = Report::new(shared, &path);
+        let refusal = if oversized {
+            Some(Status::resource_exhausted(
+                "the head of the request is larger than 16 KiB or has more than 128 fields",
+            ))
+        } else {
+            fields.take_error()
+        };
+        let target = match (refusal, target) {
+            (Some(status), _) | (None, Some(Target::Missing(_, status))) => Err(status),
+            (None, None) => Err(Status::unimplemented("the call has no path")),
+            (None, Some(target)) => Ok(target),
+        };
+        let admission = target.and_then(|target| match Admission::try_new(&shared.served) {
+            Some(admission) => Ok((target, admission)),
+            None => Err(too_many(shared)),
+        });
+        let (target, admission) = match admission {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                state.refuse(key, &status, false);
+                state.machine.release(key);
+                state.ended(report, Some(status));
+                return;
+            }
+        };
+        let deadline = fields.timeout.map(Deadline::after);
+        let mut call = IncomingCall {
+            path,
+            metadata: fields.metadata,
+            response_metadata: Metadata::new(),
+            extensions: Extensions::default(),
+            deadline,
+            peer: Some(shared.peer.clone()),
+            encoding: fields.encoding,
+            accept: fields.accept,
+            compress: options.compress,
+            limit: options.receive_limit,
+            recv: Box::new(Ended),
+        };
+        if let Some(deadline) = deadline {
+            state.wheel.set(key.index(), deadline.instant().into_std());
+        }
+        let handler = match target {
+            Target::Route(route) => match &self.heads.routes[route].handler {
+                Handler::Unary(_) => {
+                    // It counts as running from the moment that it runs.
+                    drop(admission);
+                    let assembler = Assembler::new(options.receive_limit);
+                    state.insert(Call {
+                        key,
+                        stage: Stage::Gathering(Box::new(Gathering {
+                            route,
+                            call,
+                            assembler,
+                        })),
+                        report,
+                        head_sent: false,
+                    });
+                    if end {
+                        self.on_data(state, key, &[], 0, true);
+                    }
+                    return;
+                }
+                handler => handler.clone(),
+            },
+            Target::Once(_, handler) => handler,
+            Target::Missing(..) => return,
+        };
+        let hold = Hold {
+            shared: Arc::clone(shared),
+            key,
+            admission: Some(admission),
+        };
+        call.recv = Box::new(Requests {
+            shared: Arc::clone(shared),
+            key,
+        });
+        let path = Arc::clone(&call.path);
+        let task = match handler.by_kind() {
+            Ok(handler) => tokio::spawn(async move {
+                let running = Deadline::scope(deadline, async move { handler(call).await });
+                let outcome = CatchPanic(Box::pin(running)).await;
+                let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&path, &*panic)));
+                hold.finish_single(outcome);
+            }),
+            Err(handler) => {
+                let responses = Responses {
+                    shared: Arc::clone(shared),
+                    key,
+                };
+                tokio::spawn(async move {
+                    let running = Deadline::scope(deadline, async move {
+                        handler(call, Box::new(responses)).await
+                    });
+                    let outcome = CatchPanic(Box::pin(running)).await;
+                    hold.finish_stream(outcome.unwrap_or_else(|panic| {
+                        crate::server::Finished(Err(panicked(&path, &*panic)))
+                    }));
+                })
+            }
+        };
+        state.insert(Call {
+            key,
+            stage: Stage::Task {
+                abort: Some(task.abort_handle()),
+                inbox: Inbox::new(options.receive_limit, end),
+                sender: None,
+            },
+            report,
+            head_sent: false,
+        });
+    }
+
+    fn on_data(&mut self, state: &mut State, key: StreamKey, data: &[u8], place: usize, end: bool) {
+        let Some(Some(call)) = state.calls.get_mut(key.index()) else {
+            state.machine.consume(key, data.len());
+            return;
+        };
+        match &mut call.stage {
+            Stage::Task { inbox, .. } => {
+                inbox.assembler.push(data);
+                if end {
+                    inbox.end.get_or_insert(Ok(()));
+                }
+                inbox.unconsumed += data.len();
+                if end || inbox.assembler.has_whole() {
+                    self.wakers.extend(inbox.reader.take());
+                } else {
+                    // A message that is not whole must not wait for the window.
+                    let count = std::mem::take(&mut inbox.unconsumed);
+                    state.machine.consume(key, count);
+                }
+            }
+            Stage::Gathering(gathering) => {
+                state.machine.consume(key, data.len());
+                let plain = end && data.first() == Some(&0);
+                if plain && let Some(whole) = gathering.assembler.single(data) {
+                    let range = place + PREFIX..place + whole.len();
+                    self.gathered(state, key, Ok(Message::Read(range)));
+                    return;
+                }
+                gathering.assembler.push(data);
+                if end || gathering.assembler.is_over() {
+                    let message = single_of(gathering);
+                    self.gathered(state, key, message);
+                }
+            }
+            Stage::InPlace | Stage::Ended => state.machine.consume(key, data.len()),
+        }
+    }
+
+    /// The request of a unary call is whole, or will never be.
+    fn gathered(&mut self, state: &mut State, key: StreamKey, message: Result<Message, Status>) {
+        let Some(call) = state.call(key) else {
+            return;
+        };
+        let stage = std::mem::replace(&mut call.stage, Stage::InPlace);
+        let Stage::Gathering(gathering) = stage else {
+            return;
+        };
+        match message {
+            Ok(message) => {
+                let Gathering { route, call, .. } = *gathering;
+                self.ready.push(Ready {
+                    key,
+                    route,
+                    call,
+                    message,
+                });
+            }
+            Err(status) => {
+                let report = call.report.take();
+                state.fail(key, &status);
+                state.remove(key);
+                state.ended(report, Some(status));
+            }
+        }
+    }
+
+    /// Runs the calls that are ready, without the lock, and answers those that are done.
+    fn run(&mut self, shared: &Arc<Shared>, input: &[u8]) {
+        if self.ready.is_empty() {
+            return;
+        }
+        let mut last = std::time::Instant::now();
+        let mut late = false;
+        let mut ready = std::mem::take(&mut self.ready);
+        for Ready {
+            key,
+            route,
+            call,
+            message,
+        } in ready.drain(..)
+        {
+            let route = &mut self.heads.routes[route];
+            let Handler::Unary(handler) = &route.handler else {
+                continue;
+            };
+            let octets = match &message {
+                Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
+                Message::Own(message) => message,
+            };
+            if late || !handler.pace().is_in_place() {
+                let message = match message {
+                    Message::Read(_) => Bytes::copy_from_slice(octets),
+                    Message::Own(message) => message,
+                };
+                let deadline = call.deadline;
+                let future = handler.start(call, message);
+                let timed = Timed {
+                    future,
+                    handler: Arc::clone(handler),
+                    first: true,
+                };
+                let scoped = Box::pin(Deadline::scope(deadline, timed));
+                self.ran.push((key, Outcome::Task(scoped)));
+                continue;
+            }
+            let slot = route.slot.get_or_insert_with(|| handler.slot());
+            let start = self.arena.len();
+            let outcome = match slot.run(call, octets, &mut self.arena) {
+                Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
+                    Outcome::Large(answer, self.arena.split_off(start).freeze())
+                }
+                Ran::Done(Ok(answer)) => Outcome::Answer(answer, start..self.arena.len()),
+                Ran::Done(Err(status)) => Outcome::Failed(status),
+                Ran::Waits(future) => Outcome::Task(future),
+            };
+            self.ran.push((key, outcome));
+            let now = std::time::Instant::now();
+            if now.duration_since(last) >= SLOW {
+                handler.pace().slow();
+                // The others have waited long enough.
+                late = true;
+            }
+            last = now;
+        }
+        self.ready = ready;
+        self.answer(shared);
+    }
+
+    fn answer(&mut self, shared: &Arc<Shared>) {
+        let mut state = shared.lock();
+        for (key, outcome) in self.ran.drain(..) {
+            let Some(call) = state.call(key) else {
+                continue;
+            };
+            if matches!(call.stage, Stage::Ended) {
+                state.remove(key);
+                continue;
+            }
+            let report = call.report.take();
+            let status = match outcome {
+                Outcome::Answer(answer, range) => {
+                    let message = self.arena.get(range).unwrap_or_default();
+                    state.answer(key, &answer, message);
+                    None
+                }
+                Outcome::Large(answer, message) => {
+                    let single = Single {
+                        metadata: answer.metadata,
+                        encoding: answer.encoding,
+                        message,
+                        trailers: answer.trailers,
+                    };
+                    state.answer_single(key, single);
+                    None
+                }
+                Outcome::Failed(status) => {
+                    state.fail(key, &status);
+                    Some(status)
+                }
+                Outcome::Task(future) => {
+                    call.report = report;
+                    go_on(shared, &mut state, key, future);
+                    continue;
+                }
+            };
+            state.remove(key);
+            state.ended(report, status);
+        }
+        let reports = state.take_reports();
+        drop(state);
+        tell(reports);
+        self.arena.clear();
+        if self.arena.capacity() > ARENA {
+            self.arena = BytesMut::new();
+        }
+    }
+}
+
+fn too_many(shared: &Shared) -> Status {
+    Status::resource_exhausted(format!(
+        "{} handlers are running, as many as this server allows",
+        shared.served.options.max_handlers
+    ))
+}
+
+/// Lets a call go on as a task.
+fn go_on(
+    shared: &Arc<Shared>,
+    state: &mut State,
+    key: StreamKey,
+    future: BoxFuture<'static, Result<Single, Status>>,
+) {
+    let Some(admission) = Admission::try_new(&shared.served) else {
+        let status = too_many(shared);
+        state.fail(key, &status);
+        let report = state.remove(key).and_then(|call| call.report);
+        return state.ended(report, Some(status));
+    };
+    let Some(call) = state.call(key) else {
+        return;
+    };
+    let hold = Hold {
+        shared: Arc::clone(shared),
+        key,
+        admission: Some(admission),
+    };
+    let task = tokio::spawn(async move {
+        let outcome = CatchPanic(future).await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
+        hold.finish_single(outcome);
+    });
+    call.stage = Stage::Task {
+        abort: Some(task.abort_handle()),
+        inbox: Inbox::new(0, true),
+        sender: None,
+    };
+}
+
+/// A call as a task, whose first poll says how fast its method is.
+struct Timed<T> {
+    future: BoxFuture<'static, T>,
+    handler: Arc<dyn crate::server::slot::UnaryHandler>,
+    first: bool,
+}
+
+impl<T> Future for Timed<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if !std::mem::replace(&mut self.first, false) {
+            return self.future.as_mut().poll(cx);
+        }
+        let start = std::time::Instant::now();
+        let polled = self.future.as_mut().poll(cx);
+        self.handler.pace().polled(start.elapsed());
+        polled
+    }
+}
+
+/// The one message of a unary request.
+fn single_of(gathering: &mut Gathering) -> Result<Message, Status> {
+    let call = &gathering.call;
+    let mut decoder = MessageDecoder::new(call.encoding, call.limit);
+    decoder.push(gathering.assembler.take_all().unwrap_or_default());
+    let message = decoder.next()?.ok_or_else(|| match decoder.finish() {
+        Ok(()) => Status::internal(format!("the call of {} has no request message", call.path)),
+        Err(status) => status,
+    })?;
+    if decoder.next()?.is_some() {
+        return Err(Status::internal(format!(
+            "the call of {} has more than one request message",
+            call.path
+        )));
+    }
+    decoder.finish()?;
+    Ok(Message::Own(message))
+}
+
+fn reason(cause: ResetCause) -> &'static str {
+    match cause {
+        ResetCause::Violation(reason) => reason,
+        ResetCause::Peer | ResetCause::Refused => "the client reset the stream",
+    }
+}
+
+/// Wakes handlers that have room for another message.
+fn wake_roomy(state: &mut State, wakers: &mut Vec<Waker>) {
+    while let Some(key) = state.machine.roomy() {
+        if let Some(Stage::Task { sender, .. }) = state.call(key).map(|call| &mut call.stage) {
+            wakers.extend(sender.take());
+        }
+    }
+}
