@@ -18,7 +18,11 @@ impl Deadline {
     /// A deadline this long from now.
     #[must_use]
     pub fn after(timeout: Duration) -> Self {
-        let now = Instant::now();
+        Self::after_instant(Instant::now(), timeout)
+    }
+
+    /// A deadline this long after an instant.
+    pub(crate) fn after_instant(now: Instant, timeout: Duration) -> Self {
         // A timeout past what the clock can hold is as good as a century.
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
         Self(now.checked_add(timeout).unwrap_or_else(|| now + CENTURY))

@@ -10,31 +10,34 @@ use crate::{Deadline, Metadata};
 
 /// Values of any type that travel with a call inside one process, one per type.
 #[derive(Default)]
-pub struct Extensions(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+pub struct Extensions(Option<Box<Values>>);
+
+type Values = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
 
 impl Extensions {
     /// Sets the value of a type and gives back the earlier one.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
-        let old = self.0.insert(TypeId::of::<T>(), Box::new(value))?;
+        let values = self.0.get_or_insert_default();
+        let old = values.insert(TypeId::of::<T>(), Box::new(value))?;
         old.downcast().ok().map(|value| *value)
     }
 
     /// The value of a type.
     #[must_use]
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.0.get(&TypeId::of::<T>())?.downcast_ref()
+        self.0.as_ref()?.get(&TypeId::of::<T>())?.downcast_ref()
     }
 
     /// Takes the value of a type out.
     pub fn remove<T: Send + Sync + 'static>(&mut self) -> Option<T> {
-        let old = self.0.remove(&TypeId::of::<T>())?;
+        let old = self.0.as_mut()?.remove(&TypeId::of::<T>())?;
         old.downcast().ok().map(|value| *value)
     }
 }
 
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
+        let count = self.0.as_ref().map_or(0, |values| values.len());
         write!(f, "Extensions({count})")
     }
 }

@@ -11,10 +11,11 @@ use super::balancer::CallTracker;
 use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
+use super::subchannel::Subchannel;
 use crate::transport::http2::client::{Connection, WholeReply};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::head::RequestHead;
-use crate::wire::message::MessageDecoder;
+use crate::wire::message::{MessageDecoder, plain_message};
 use crate::{Code, Metadata, MethodKind, Status};
 
 /// What every attempt of a call shares.
@@ -28,7 +29,7 @@ pub(crate) struct Plan {
     end: bool,
     attempts: Attempts,
     avoid: Vec<u64>,
-    endpoint: Option<Arc<str>>,
+    endpoint: Option<Subchannel>,
     started: Instant,
     reported: bool,
 }
@@ -47,8 +48,7 @@ pub(crate) struct AttemptGuard {
 }
 
 impl AttemptGuard {
-    fn new(tracker: Option<Arc<dyn CallTracker>>) -> Self {
-        let started = Instant::now();
+    fn new(tracker: Option<Arc<dyn CallTracker>>, started: Instant) -> Self {
         if let Some(tracker) = &tracker {
             tracker.started(started);
         }
@@ -125,8 +125,7 @@ pub(crate) struct Halves {
 
 impl Plan {
     fn new(core: Arc<Core>, call: ClientCall) -> Self {
-        let now = Instant::now();
-        core.budget.call(now);
+        core.budget.call(call.started);
         Self {
             head: RequestHead {
                 path: call.path,
@@ -143,7 +142,7 @@ impl Plan {
             attempts: Attempts::new(call.repeatable, !call.options.no_retry),
             avoid: Vec::new(),
             endpoint: None,
-            started: now,
+            started: call.started,
             reported: false,
             core,
         }
@@ -152,8 +151,9 @@ impl Plan {
     async fn unary(&mut self) -> Result<Reply, Status> {
         loop {
             let (connection, mut guard) = self.choose().await?;
-            let body = self.body.clone().unwrap_or_default();
-            let failed = match connection.unary(&self.head, &body, self.deadline) {
+            let empty = Bytes::new();
+            let body = self.body.as_ref().unwrap_or(&empty);
+            let failed = match connection.unary(&self.head, body, self.deadline, self.now()) {
                 Ok(mut call) => match poll_fn(|cx| call.poll_reply(cx)).await {
                     Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
                         Ok(reply) => {
@@ -206,9 +206,24 @@ impl Plan {
         self.core.pick_now(
             &self.head.path,
             self.hash_key,
-            &self.avoid,
+            self.avoid(),
             self.wait_for_ready,
+            self.now(),
         )
+    }
+
+    /// The time, which is looked at once for a call that has just begun.
+    fn now(&self) -> Instant {
+        if self.attempts.made() == 0 {
+            self.started
+        } else {
+            Instant::now()
+        }
+    }
+
+    /// The endpoints that have been tried.
+    fn avoid(&self) -> &[u64] {
+        &self.avoid
     }
 
     async fn pick(&self) -> Result<Picked, Status> {
@@ -216,7 +231,7 @@ impl Plan {
             .pick(
                 &self.head.path,
                 self.hash_key,
-                &self.avoid,
+                self.avoid(),
                 self.wait_for_ready,
             )
             .await
@@ -224,11 +239,11 @@ impl Plan {
 
     /// Begins an attempt.
     fn begin(&mut self, picked: Picked) -> (Arc<Connection>, AttemptGuard) {
+        let now = self.now();
         self.attempts.begin();
         self.head.previous_attempts = self.attempts.processed();
-        self.endpoint = Some(Arc::clone(picked.subchannel.name()));
-        self.avoid.push(picked.subchannel.id());
-        (picked.connection, AttemptGuard::new(picked.tracker))
+        self.endpoint = Some(picked.subchannel);
+        (picked.connection, AttemptGuard::new(picked.tracker, now))
     }
 
     /// Opens the stream, however many endpoints that takes.
@@ -284,6 +299,8 @@ impl Plan {
 
     /// Waits for the moment of the next attempt, or ends the call.
     pub(crate) async fn after(&mut self, failed: Failed) -> Result<(), Status> {
+        self.avoid
+            .extend(self.endpoint.as_ref().map(Subchannel::id));
         let failure = Failure {
             code: failed.status.code(),
             unprocessed: failed.unprocessed,
@@ -308,7 +325,7 @@ impl Plan {
     pub(crate) fn annotated(&self, status: Status) -> Status {
         let status = status.with_path(&self.head.path);
         match &self.endpoint {
-            Some(endpoint) => status.with_attempt(endpoint, self.attempts.made()),
+            Some(endpoint) => status.with_attempt(endpoint.name(), self.attempts.made()),
             None => status,
         }
     }
@@ -326,14 +343,14 @@ impl Plan {
 
     /// Tells the observers that the call has ended; the first time counts.
     pub(crate) fn report(&mut self, status: Option<&Status>) {
-        if std::mem::replace(&mut self.reported, true) {
+        if std::mem::replace(&mut self.reported, true) || self.core.observers.is_empty() {
             return;
         }
         let call = FinishedCall::new(
             &self.head.path,
             status,
             self.started.elapsed(),
-            self.endpoint.as_deref(),
+            self.endpoint.as_ref().map(|endpoint| &**endpoint.name()),
             self.attempts.made(),
         );
         for observer in &self.core.observers {
@@ -358,6 +375,17 @@ fn unary_reply(whole: WholeReply, limit: usize) -> Result<Reply, Failed> {
     };
     let trailers = trailers.into_result()?;
     let head = whole.head.unwrap_or_default();
+    if let Some(message) = whole
+        .data
+        .as_ref()
+        .and_then(|data| plain_message(data, limit))
+    {
+        return Ok(Reply {
+            metadata: head.metadata,
+            trailers,
+            payload: Payload::Message(message),
+        });
+    }
     let mut decoder = MessageDecoder::new(head.encoding, limit);
     decoder.push(whole.data.unwrap_or_default());
     let Some(message) = decoder.next()? else {

@@ -168,11 +168,12 @@ impl Core {
         body: Option<bytes::Bytes>,
         end: bool,
     ) -> ClientCall {
+        let started = Instant::now();
         let own = request
             .options
             .timeout
             .or(self.timeout)
-            .map(Deadline::after);
+            .map(|timeout| Deadline::after_instant(started, timeout));
         ClientCall {
             path: method.path_cow(),
             kind: method.kind(),
@@ -183,6 +184,7 @@ impl Core {
             options: request.options,
             body,
             end,
+            started,
         }
     }
 
@@ -212,6 +214,7 @@ impl Core {
         hash_key: Option<u64>,
         avoid: &[u64],
         wait_for_ready: bool,
+        now: Instant,
     ) -> Result<Result<Picked, Status>, u64> {
         // A connection that is gone has its next picker on the way.
         for _ in 0..8 {
@@ -224,7 +227,7 @@ impl Core {
                 hash_key,
                 avoid,
                 random: self.random.bits(),
-                now: Instant::now(),
+                now,
             };
             match snapshot.picker.pick(&context) {
                 Pick::To(subchannel, tracker) => {
@@ -254,7 +257,8 @@ impl Core {
     ) -> Result<Picked, Status> {
         let mut seen: Option<tokio::sync::watch::Receiver<u64>> = None;
         loop {
-            let generation = match self.pick_now(path, hash_key, avoid, wait_for_ready) {
+            let now = Instant::now();
+            let generation = match self.pick_now(path, hash_key, avoid, wait_for_ready, now) {
                 Ok(picked) => return picked,
                 Err(generation) => generation,
             };

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::call::{self, Opened};
 use super::channel::Core;
@@ -24,6 +25,7 @@ pub struct ClientCall {
     pub(crate) options: CallOptions,
     pub(crate) body: Option<Bytes>,
     pub(crate) end: bool,
+    pub(crate) started: Instant,
 }
 
 impl ClientCall {

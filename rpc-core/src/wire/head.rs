@@ -152,6 +152,10 @@ impl Fields {
         self.error.take()
     }
 
+    pub(crate) fn has_error(&self) -> bool {
+        self.error.is_some()
+    }
+
     pub(crate) fn has_status(&self) -> bool {
         self.code.is_some()
     }

@@ -30,9 +30,8 @@ pub(crate) fn encode_into<T>(
 ) -> Result<(), Status> {
     let start = buffer.len();
     let body = start + PREFIX;
-    if let Some(length) = codec.length {
-        buffer.reserve(PREFIX + length(message));
-    }
+    let length = codec.length.map_or(0, |length| length(message));
+    buffer.reserve(PREFIX + length);
     buffer.put_bytes(0, PREFIX);
     (codec.encode)(message, buffer);
     if encoding != Encoding::Identity
@@ -163,6 +162,15 @@ impl MessageDecoder {
         }
         message.freeze()
     }
+}
+
+/// The message without its prefix, when these octets are one that is not compressed and nothing else.
+pub(crate) fn plain_message(octets: &Bytes, limit: usize) -> Option<Bytes> {
+    let [0, l0, l1, l2, l3] = *octets.first_chunk::<PREFIX>()? else {
+        return None;
+    };
+    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+    (length <= limit && length + PREFIX == octets.len()).then(|| octets.slice(PREFIX..))
 }
 
 /// Decodes one message by its codec.

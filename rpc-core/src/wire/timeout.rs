@@ -33,6 +33,15 @@ pub(crate) fn format(timeout: Duration) -> String {
 /// Writes in the finest unit that fits in eight digits, rounded up so that a server never gives up first.
 pub(crate) fn write(timeout: Duration, text: &mut Vec<u8>) {
     let nanoseconds = timeout.as_nanos();
+    // Wide divisions are slow, and most timeouts are far from needing them.
+    if let Ok(nanoseconds) = u64::try_from(timeout.as_nanos()) {
+        for (unit, letter) in [(1u64, b'n'), (1_000, b'u'), (1_000_000, b'm')] {
+            let amount = nanoseconds.div_ceil(unit);
+            if amount < 100_000_000 {
+                return write_digits(amount, letter, text);
+            }
+        }
+    }
     let units: [(u128, char); 6] = [
         (1, 'n'),
         (1_000, 'u'),
@@ -50,6 +59,21 @@ pub(crate) fn write(timeout: Duration, text: &mut Vec<u8>) {
         }
     }
     text.extend_from_slice(b"99999999H");
+}
+
+fn write_digits(mut amount: u64, letter: u8, text: &mut Vec<u8>) {
+    let mut digits = [b'0'; 9];
+    let mut start = digits.len() - 1;
+    digits[start] = letter;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (amount % 10) as u8;
+        amount /= 10;
+        if amount == 0 || start == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[start..]);
 }
 
 #[cfg(test)]

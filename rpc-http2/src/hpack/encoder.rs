@@ -1,9 +1,10 @@
 //! Fields into header blocks.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use super::dynamic_table::{DynamicTable, Entry};
+use super::hashed::{Hashed, mix};
 use super::{huffman, integer, static_table};
 use crate::fields::Fields;
 
@@ -140,8 +141,14 @@ impl Encoder {
         self.field(name, value, known, out);
     }
 
-    /// Appends a field whose value is another one each time.
+    /// Appends a field whose value is another one each time; its name may be an index from the
+    /// second time on.
     pub fn volatile(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        if name == b"grpc-timeout" && self.find_name(name).is_none() && self.has_room(name, value) {
+            self.literal(name, value, 6, 0x40, out);
+            self.insert(name, value);
+            return;
+        }
         // Section 6.2.2.
         self.literal(name, value, 4, 0x00, out);
     }
@@ -183,11 +190,12 @@ impl Encoder {
     }
 
     fn find_name(&self, name: &[u8]) -> Option<usize> {
-        if let Some((index, _)) = static_table::find(name, b"") {
-            return Some(index);
+        if let Some((place, entry)) = self.entry(hash_name(name))
+            && entry.parts().0 == name
+        {
+            return Some(index_of(place));
         }
-        let (place, entry) = self.entry(hash_name(name))?;
-        (entry.parts().0 == name).then(|| index_of(place))
+        static_table::find(name, b"").map(|(index, _)| index)
     }
 
     fn entry(&self, hash: u64) -> Option<(usize, &Entry)> {
@@ -284,43 +292,12 @@ fn string(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(mut hash: u64, text: &[u8]) -> u64 {
-    let (words, rest) = text.as_chunks::<8>();
-    for word in words {
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(SEED);
-    }
-    for octet in rest {
-        hash = (hash.rotate_left(5) ^ u64::from(*octet)).wrapping_mul(SEED);
-    }
-    (hash.rotate_left(5) ^ text.len() as u64).wrapping_mul(SEED)
-}
-
 fn hash_name(name: &[u8]) -> u64 {
     mix(1, name)
 }
 
 fn hash(name: &[u8], value: &[u8]) -> u64 {
     mix(mix(2, name), value)
-}
-
-/// For keys that are hashes already.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = mix(self.0, bytes);
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 #[cfg(test)]

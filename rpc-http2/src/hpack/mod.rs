@@ -3,6 +3,7 @@
 mod decoder;
 mod dynamic_table;
 mod encoder;
+mod hashed;
 mod huffman;
 mod integer;
 mod static_table;

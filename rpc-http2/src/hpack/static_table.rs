@@ -1,5 +1,11 @@
 //! The static table: RFC 7541 Appendix A.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::LazyLock;
+
+use super::hashed::Hashed;
+
 /// How many entries it has; the dynamic table's indices go on behind.
 pub(super) const LENGTH: usize = 61;
 
@@ -67,6 +73,16 @@ const TABLE: [(&str, &str); LENGTH] = [
     ("www-authenticate", ""),
 ];
 
+/// Where each name is first.
+static NAMES: LazyLock<HashMap<&'static [u8], usize, BuildHasherDefault<Hashed>>> =
+    LazyLock::new(|| {
+        let mut names = HashMap::default();
+        for (place, (name, _)) in TABLE.iter().enumerate() {
+            names.entry(name.as_bytes()).or_insert(place);
+        }
+        names
+    });
+
 /// The entry at an index, which starts at 1.
 pub(super) fn get(index: usize) -> Option<(&'static [u8], &'static [u8])> {
     let (name, value) = TABLE.get(index.checked_sub(1)?)?;
@@ -75,7 +91,7 @@ pub(super) fn get(index: usize) -> Option<(&'static [u8], &'static [u8])> {
 
 /// Where a field is: the index, and whether the value is there too.
 pub(super) fn find(name: &[u8], value: &[u8]) -> Option<(usize, bool)> {
-    let first = TABLE.iter().position(|entry| entry.0.as_bytes() == name)?;
+    let first = *NAMES.get(name)?;
     let same_name = TABLE
         .iter()
         .skip(first)

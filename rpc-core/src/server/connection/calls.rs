@@ -53,7 +53,7 @@ pub(super) struct Call {
 pub(super) enum Stage {
     /// The request of a unary call is on its way.
     Gathering(Box<Gathering>),
-    /// Its handler runs on the driver, or is about to.
+    /// Its handler is about to run on the driver.
     InPlace,
     /// Its handler is a task.
     Task {
@@ -137,6 +137,13 @@ impl State {
             self.calls = Vec::new();
         }
         call
+    }
+
+    /// Forgets a call that was answered in place.
+    pub(super) fn forget(&mut self, key: StreamKey) {
+        if self.remove(key).is_none() {
+            self.machine.release(key);
+        }
     }
 
     /// Sends the head of a response.

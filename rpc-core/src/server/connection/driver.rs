@@ -24,7 +24,6 @@ use crate::server::slot::{Answer, Ran};
 use crate::transport::connector::Io;
 use crate::transport::http2::assembler::Assembler;
 use crate::transport::http2::socket::{self, Carried};
-use crate::wire::head::ContentType;
 use crate::wire::message::{MessageDecoder, PREFIX};
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
@@ -48,13 +47,15 @@ pub(super) struct Driver {
 }
 
 /// What one read has brought.
-#[derive(Default)]
 struct Batch {
     heads: Heads,
     ready: Vec<Ready>,
     wakers: Vec<Waker>,
     arena: BytesMut,
-    ran: Vec<(StreamKey, Outcome)>,
+    ran: Vec<Polled>,
+    latest: Option<Latest>,
+    /// When the read was.
+    now: Instant,
 }
 
 /// A unary call whose request is whole.
@@ -63,6 +64,15 @@ struct Ready {
     route: usize,
     call: IncomingCall,
     message: Message,
+    report: Option<Box<Report>>,
+}
+
+/// A unary call of which only the head has arrived, and nothing since.
+struct Latest {
+    key: StreamKey,
+    route: usize,
+    call: IncomingCall,
+    report: Option<Box<Report>>,
 }
 
 /// Where a request's message is.
@@ -70,6 +80,14 @@ enum Message {
     /// In what was read.
     Read(Range<usize>),
     Own(Bytes),
+}
+
+/// A call of this batch that has run.
+struct Polled {
+    key: StreamKey,
+    deadline: Option<Deadline>,
+    outcome: Outcome,
+    report: Option<Box<Report>>,
 }
 
 /// What came of a call in this batch.
@@ -91,7 +109,7 @@ impl Driver {
             writing: Output::default(),
             sleep: None,
             yielded: true,
-            batch: Batch::default(),
+            batch: Batch::new(),
         }
     }
 
@@ -275,9 +293,22 @@ impl Drop for Driver {
 }
 
 impl Batch {
+    fn new() -> Self {
+        Self {
+            heads: Heads::default(),
+            ready: Vec::new(),
+            wakers: Vec::new(),
+            arena: BytesMut::new(),
+            ran: Vec::new(),
+            latest: None,
+            now: Instant::now(),
+        }
+    }
+
     /// Takes in what was read.
     fn receive(&mut self, shared: &Arc<Shared>, input: &mut &[u8]) -> Result<(), ConnectionError> {
-        let now = Instant::now().into_std();
+        self.now = Instant::now();
+        let now = self.now.into_std();
         let start = input.as_ptr() as usize;
         let mut state = shared.lock();
         let state = &mut *state;
@@ -294,10 +325,14 @@ impl Batch {
                     self.on_head(shared, state, stream, head, oversized, end);
                 }
                 Some(Event::Trailers { stream, .. }) => self.on_data(state, stream, &[], 0, true),
-                Some(Event::Reset { stream, cause, .. }) => state.on_reset(stream, reason(cause)),
+                Some(Event::Reset { stream, cause, .. }) => {
+                    self.gather(state);
+                    state.on_reset(stream, reason(cause));
+                }
                 Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => {}
             }
         }
+        self.gather(state);
         wake_roomy(state, &mut self.wakers);
         Ok(())
     }
@@ -315,15 +350,21 @@ impl Batch {
         oversized: bool,
         end: bool,
     ) {
+        self.gather(state);
         let RequestHead {
             target,
             is_post,
-            mut fields,
+            is_grpc,
+            metadata,
+            timeout,
+            encoding,
+            accept,
+            error,
         } = head;
         if !is_post {
             return state.refuse_http(key, "405", &[("allow", "POST")]);
         }
-        if fields.content_type != Some(ContentType::Grpc) && !oversized {
+        if !is_grpc && !oversized {
             return state.refuse_http(key, "415", &[]);
         }
         let options = &shared.served.options;
@@ -338,7 +379,7 @@ impl Batch {
                 "the head of the request is larger than 16 KiB or has more than 128 fields",
             ))
         } else {
-            fields.take_error()
+            error
         };
         let target = match (refusal, target) {
             (Some(status), _) | (None, Some(Target::Missing(_, status))) => Err(status),
@@ -358,40 +399,33 @@ impl Batch {
                 return;
             }
         };
-        let deadline = fields.timeout.map(Deadline::after);
+        let deadline = timeout.map(|timeout| Deadline::after_instant(self.now, timeout));
         let mut call = IncomingCall {
             path,
-            metadata: fields.metadata,
+            metadata,
             response_metadata: Metadata::new(),
             extensions: Extensions::default(),
             deadline,
             peer: Some(shared.peer.clone()),
-            encoding: fields.encoding,
-            accept: fields.accept,
+            encoding,
+            accept,
             compress: options.compress,
             limit: options.receive_limit,
             recv: Box::new(Ended),
         };
-        if let Some(deadline) = deadline {
-            state.wheel.set(key.index(), deadline.instant().into_std());
-        }
         let handler = match target {
             Target::Route(route) => match &self.heads.routes[route].handler {
                 Handler::Unary(_) => {
                     // It counts as running from the moment that it runs.
                     drop(admission);
-                    let assembler = Assembler::new(options.receive_limit);
-                    state.insert(Call {
+                    self.latest = Some(Latest {
                         key,
-                        stage: Stage::Gathering(Box::new(Gathering {
-                            route,
-                            call,
-                            assembler,
-                        })),
+                        route,
+                        call,
                         report,
-                        head_sent: false,
                     });
                     if end {
+                        self.gather(state);
                         self.on_data(state, key, &[], 0, true);
                     }
                     return;
@@ -434,6 +468,9 @@ impl Batch {
                 })
             }
         };
+        if let Some(deadline) = deadline {
+            state.wheel.set(key.index(), deadline.instant().into_std());
+        }
         state.insert(Call {
             key,
             stage: Stage::Task {
@@ -446,7 +483,65 @@ impl Batch {
         });
     }
 
+    /// Lets the latest unary call wait for the rest of its request.
+    fn gather(&mut self, state: &mut State) {
+        let Some(Latest {
+            key,
+            route,
+            call,
+            report,
+        }) = self.latest.take()
+        else {
+            return;
+        };
+        if let Some(deadline) = call.deadline {
+            state.wheel.set(key.index(), deadline.instant().into_std());
+        }
+        let assembler = Assembler::new(call.limit);
+        let gathering = Gathering {
+            route,
+            call,
+            assembler,
+        };
+        state.insert(Call {
+            key,
+            stage: Stage::Gathering(Box::new(gathering)),
+            report,
+            head_sent: false,
+        });
+    }
+
+    /// Takes in the whole request of the latest unary call, when this is it.
+    fn complete_latest(
+        &mut self,
+        state: &mut State,
+        key: StreamKey,
+        data: &[u8],
+        place: usize,
+    ) -> bool {
+        let fits = |latest: &Latest| latest.key == key && data.len() - PREFIX <= latest.call.limit;
+        if !is_whole_message(data) || !self.latest.as_ref().is_some_and(fits) {
+            return false;
+        }
+        let Some(latest) = self.latest.take() else {
+            return false;
+        };
+        state.machine.consume(key, data.len());
+        self.ready.push(Ready {
+            key,
+            route: latest.route,
+            call: latest.call,
+            message: Message::Read(place + PREFIX..place + data.len()),
+            report: latest.report,
+        });
+        true
+    }
+
     fn on_data(&mut self, state: &mut State, key: StreamKey, data: &[u8], place: usize, end: bool) {
+        if end && self.complete_latest(state, key, data, place) {
+            return;
+        }
+        self.gather(state);
         let Some(Some(call)) = state.calls.get_mut(key.index()) else {
             state.machine.consume(key, data.len());
             return;
@@ -468,12 +563,6 @@ impl Batch {
             }
             Stage::Gathering(gathering) => {
                 state.machine.consume(key, data.len());
-                let plain = end && data.first() == Some(&0);
-                if plain && let Some(whole) = gathering.assembler.single(data) {
-                    let range = place + PREFIX..place + whole.len();
-                    self.gathered(state, key, Ok(Message::Read(range)));
-                    return;
-                }
                 gathering.assembler.push(data);
                 if end || gathering.assembler.is_over() {
                     let message = single_of(gathering);
@@ -495,12 +584,14 @@ impl Batch {
         };
         match message {
             Ok(message) => {
+                let report = call.report.take();
                 let Gathering { route, call, .. } = *gathering;
                 self.ready.push(Ready {
                     key,
                     route,
                     call,
                     message,
+                    report,
                 });
             }
             Err(status) => {
@@ -525,6 +616,7 @@ impl Batch {
             route,
             call,
             message,
+            report,
         } in ready.drain(..)
         {
             let route = &mut self.heads.routes[route];
@@ -548,11 +640,17 @@ impl Batch {
                     first: true,
                 };
                 let scoped = Box::pin(Deadline::scope(deadline, timed));
-                self.ran.push((key, Outcome::Task(scoped)));
+                self.ran.push(Polled {
+                    key,
+                    deadline,
+                    outcome: Outcome::Task(scoped),
+                    report,
+                });
                 continue;
             }
             let slot = route.slot.get_or_insert_with(|| handler.slot());
             let start = self.arena.len();
+            let deadline = call.deadline;
             let outcome = match slot.run(call, octets, &mut self.arena) {
                 Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
                     Outcome::Large(answer, self.arena.split_off(start).freeze())
@@ -561,7 +659,12 @@ impl Batch {
                 Ran::Done(Err(status)) => Outcome::Failed(status),
                 Ran::Waits(future) => Outcome::Task(future),
             };
-            self.ran.push((key, outcome));
+            self.ran.push(Polled {
+                key,
+                deadline,
+                outcome,
+                report,
+            });
             let now = std::time::Instant::now();
             if now.duration_since(last) >= SLOW {
                 handler.pace().slow();
@@ -576,15 +679,13 @@ impl Batch {
 
     fn answer(&mut self, shared: &Arc<Shared>) {
         let mut state = shared.lock();
-        for (key, outcome) in self.ran.drain(..) {
-            let Some(call) = state.call(key) else {
-                continue;
-            };
-            if matches!(call.stage, Stage::Ended) {
-                state.remove(key);
-                continue;
-            }
-            let report = call.report.take();
+        for Polled {
+            key,
+            deadline,
+            outcome,
+            report,
+        } in self.ran.drain(..)
+        {
             let status = match outcome {
                 Outcome::Answer(answer, range) => {
                     let message = self.arena.get(range).unwrap_or_default();
@@ -602,16 +703,15 @@ impl Batch {
                     None
                 }
                 Outcome::Failed(status) => {
-                    state.fail(key, &status);
+                    state.refuse(key, &status, false);
                     Some(status)
                 }
                 Outcome::Task(future) => {
-                    call.report = report;
-                    go_on(shared, &mut state, key, future);
+                    go_on(shared, &mut state, key, deadline, future, report);
                     continue;
                 }
             };
-            state.remove(key);
+            state.forget(key);
             state.ended(report, status);
         }
         let reports = state.take_reports();
@@ -636,17 +736,24 @@ fn go_on(
     shared: &Arc<Shared>,
     state: &mut State,
     key: StreamKey,
+    deadline: Option<Deadline>,
     future: BoxFuture<'static, Result<Single, Status>>,
+    report: Option<Box<Report>>,
 ) {
     let Some(admission) = Admission::try_new(&shared.served) else {
         let status = too_many(shared);
-        state.fail(key, &status);
-        let report = state.remove(key).and_then(|call| call.report);
+        state.refuse(key, &status, false);
+        state.forget(key);
         return state.ended(report, Some(status));
     };
-    let Some(call) = state.call(key) else {
+    if !state.machine.is_open(key) {
+        // The client has gone meanwhile, so the handler goes too.
+        state.forget(key);
         return;
-    };
+    }
+    if let Some(deadline) = deadline {
+        state.wheel.set(key.index(), deadline.instant().into_std());
+    }
     let hold = Hold {
         shared: Arc::clone(shared),
         key,
@@ -657,11 +764,27 @@ fn go_on(
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
         hold.finish_single(outcome);
     });
-    call.stage = Stage::Task {
-        abort: Some(task.abort_handle()),
-        inbox: Inbox::new(0, true),
-        sender: None,
-    };
+    state.insert(Call {
+        key,
+        stage: Stage::Task {
+            abort: Some(task.abort_handle()),
+            inbox: Inbox::new(0, true),
+            sender: None,
+        },
+        report,
+        head_sent: false,
+    });
+}
+
+/// Whether these octets are one message that is not compressed, and nothing else.
+fn is_whole_message(octets: &[u8]) -> bool {
+    match octets.first_chunk::<PREFIX>() {
+        Some([0, l0, l1, l2, l3]) => {
+            let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize;
+            length.checked_add(PREFIX) == Some(octets.len())
+        }
+        _ => false,
+    }
 }
 
 /// A call as a task, whose first poll says how fast its method is.

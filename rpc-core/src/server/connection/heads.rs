@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpc_http2::hpack::Block;
 
-use crate::Status;
 use crate::server::handler::Handler;
 use crate::server::router::Router;
 use crate::server::slot::Slot;
 use crate::transport::http2::fields;
-use crate::wire::head::Fields;
+use crate::wire::compression::{Encoding, EncodingSet};
+use crate::wire::head::{ContentType, Fields};
+use crate::wire::timeout;
+use crate::{Metadata, Status};
 
 /// More methods than this are looked up each time.
 const ROUTES: usize = 16 * 1024;
@@ -37,7 +40,12 @@ pub(super) enum Target {
 pub(super) struct RequestHead {
     pub(super) target: Option<Target>,
     pub(super) is_post: bool,
-    pub(super) fields: Fields,
+    pub(super) is_grpc: bool,
+    pub(super) metadata: Metadata,
+    pub(super) timeout: Option<Duration>,
+    pub(super) encoding: Encoding,
+    pub(super) accept: EncodingSet,
+    pub(super) error: Option<Status>,
 }
 
 /// The beginning of heads, understood.
@@ -48,6 +56,33 @@ struct Known {
     /// A path that is no route.
     path: Option<Arc<str>>,
     fields: Fields,
+}
+
+impl Known {
+    /// The usual head: all that is known, and another timeout.
+    fn usual(&self, block: Block<'_>) -> Option<RequestHead> {
+        let timeout = match block.rest.len() {
+            0 => self.fields.timeout,
+            1 => match block.rest.get(0)? {
+                (b"grpc-timeout", value) => Some(timeout::parse(value)?),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        if self.fields.has_error() {
+            return None;
+        }
+        Some(RequestHead {
+            target: Some(Target::Route(self.route?)),
+            is_post: self.is_post,
+            is_grpc: self.fields.content_type == Some(ContentType::Grpc),
+            metadata: self.fields.metadata.clone(),
+            timeout,
+            encoding: self.fields.encoding,
+            accept: self.fields.accept,
+            error: None,
+        })
+    }
 }
 
 /// What a connection has understood so far.
@@ -76,7 +111,11 @@ impl Heads {
                     known.fields.share();
                     self.known[prefix.slot] = Some(known);
                 }
-                self.known[prefix.slot].clone().unwrap_or_default()
+                let known = self.known[prefix.slot].as_ref();
+                if let Some(head) = known.and_then(|known| known.usual(block)) {
+                    return head;
+                }
+                known.cloned().unwrap_or_default()
             }
         };
         for (name, value) in block.rest.iter() {
@@ -90,10 +129,16 @@ impl Heads {
             }),
             (None, None) => None,
         };
+        let mut fields = head.fields;
         RequestHead {
             target,
             is_post: head.is_post,
-            fields: head.fields,
+            is_grpc: fields.content_type == Some(ContentType::Grpc),
+            error: fields.take_error(),
+            metadata: fields.metadata,
+            timeout: fields.timeout,
+            encoding: fields.encoding,
+            accept: fields.accept,
         }
     }
 

@@ -60,7 +60,9 @@ pub(super) struct State {
     pub(super) machine: Machine,
     /// By the indices of streams.
     pub(super) calls: Vec<Option<Call>>,
+    /// What the heads of methods begin with; that of the last call is beside the others.
     templates: HashMap<TemplateKey, Template>,
+    last_template: Option<(TemplateKey, Template)>,
     pub(super) known: KnownHeads,
     pub(super) wheel: Wheel,
     /// Fields of the request that is being opened; kept for its memory.
@@ -99,6 +101,8 @@ pub(super) struct Call {
     pub(super) key: StreamKey,
     head: Option<ResponseHead>,
     assembler: Assembler,
+    /// The message of a unary response that came in one piece.
+    whole: Option<Bytes>,
     /// What counts against the windows.
     unconsumed: usize,
     /// How it ended.
@@ -139,6 +143,7 @@ pub(crate) async fn connect(
             machine: Machine::new(rpc_http2::Role::Client, config, now),
             calls: Vec::new(),
             templates: HashMap::new(),
+            last_template: None,
             known: KnownHeads::default(),
             wheel: Wheel::new(now),
             rest: Fields::new(),
@@ -167,7 +172,7 @@ impl Connection {
     /// Opens a stream; the head goes out, the messages follow through the sending half.
     pub(crate) fn open(&self, head: &RequestHead) -> Result<(Sender, Receiver), StreamError> {
         let mut state = self.shared.lock();
-        let key = state.open(&self.shared, head, None, false)?;
+        let key = state.open(&self.shared, head, None, false, Instant::now())?;
         let driver = state.driver.take();
         drop(state);
         wake(driver);
@@ -190,9 +195,10 @@ impl Connection {
         head: &RequestHead,
         body: &Bytes,
         deadline: Option<Deadline>,
+        now: Instant,
     ) -> Result<UnaryCall, StreamError> {
         let mut state = self.shared.lock();
-        let key = state.open(&self.shared, head, deadline, true)?;
+        let key = state.open(&self.shared, head, deadline, true, now)?;
         state.machine.send(key, payload(body), true);
         let alone = state.machine.stream_count() == 1;
         if alone && !state.is_too_early_for(deadline) {
@@ -286,6 +292,7 @@ impl State {
         head: &RequestHead,
         deadline: Option<Deadline>,
         unary: bool,
+        now: Instant,
     ) -> Result<StreamKey, StreamError> {
         let refused =
             |why: &str| StreamError::Refused(format!("the connection takes no more calls: {why}"));
@@ -293,27 +300,35 @@ impl State {
             return Err(refused(&lost.text));
         }
         self.rest.clear();
-        let timeout = head.deadline.map(Deadline::remaining);
+        let timeout = head
+            .deadline
+            .map(|deadline| deadline.instant().saturating_duration_since(now));
         fields::push_request(&mut self.rest, head, timeout);
         let key = TemplateKey {
             path: head.path.clone(),
             encoding: head.encoding,
-            own_agent: head.metadata.get("user-agent").is_some(),
+            own_agent: !head.metadata.is_empty() && head.metadata.get("user-agent").is_some(),
         };
-        let template = self.templates.entry(key).or_insert_with(|| {
-            let own_agent = head.metadata.get("user-agent").is_some();
-            fields::request_template(
-                &head.path,
-                &shared.authority,
-                shared.secure,
-                head.encoding,
-                own_agent,
-            )
-        });
-        let now = Instant::now().into_std();
+        if self.last_template.as_ref().is_none_or(|last| last.0 != key) {
+            let template = self.templates.remove(&key).unwrap_or_else(|| {
+                fields::request_template(
+                    &head.path,
+                    &shared.authority,
+                    shared.secure,
+                    head.encoding,
+                    key.own_agent,
+                )
+            });
+            if let Some((key, template)) = self.last_template.replace((key, template)) {
+                self.templates.insert(key, template);
+            }
+        }
+        let Some((_, template)) = &mut self.last_template else {
+            return Err(refused("it has no head for the call"));
+        };
         let stream = self
             .machine
-            .open(template, &self.rest, now)
+            .open(template, &self.rest, now.into_std())
             .ok_or_else(|| refused("the server is going away"))?;
         let index = stream.index();
         if index >= self.calls.len() {
@@ -323,6 +338,7 @@ impl State {
             key: stream,
             head: None,
             assembler: Assembler::new(shared.receive_limit),
+            whole: None,
             unconsumed: 0,
             outcome: None,
             unary,
@@ -406,7 +422,17 @@ impl State {
             self.machine.consume(key, data.len());
             return None;
         };
-        call.assembler.push(data);
+        if call.unary
+            && call.whole.is_none()
+            && let Some(single) = call.assembler.single(data)
+        {
+            call.whole = Some(Bytes::copy_from_slice(single));
+        } else {
+            if let Some(whole) = call.whole.take() {
+                call.assembler.push(&whole);
+            }
+            call.assembler.push(data);
+        }
         if end {
             call.outcome.get_or_insert(Ok(None));
         } else if call.unary && call.assembler.is_over() && call.outcome.is_none() {
@@ -680,7 +706,7 @@ impl UnaryCall {
         };
         let reply = outcome.map(|trailers| WholeReply {
             head: call.head.take(),
-            data: call.assembler.take_all(),
+            data: call.whole.take().or_else(|| call.assembler.take_all()),
             trailers,
         });
         self.done = true;

@@ -48,9 +48,13 @@ fn templates_follow_the_table() {
             let mut out = Vec::new();
             encoder.begin(&mut out);
             encoder.template(template, &mut out);
-            encoder.rest(&[("grpc-timeout", "1S")].into_iter().collect(), &mut out);
+            let timeout = format!("{round}S");
+            encoder.rest(
+                &[("grpc-timeout", &*timeout)].into_iter().collect(),
+                &mut out,
+            );
             let mut expected = template.fields().clone();
-            expected.push("grpc-timeout", "1S");
+            expected.push("grpc-timeout", timeout);
             assert_eq!(decoded(&mut decoder, &out), expected, "{round}");
         }
     }
