@@ -150,10 +150,10 @@ impl Plan {
 
     async fn unary(&mut self) -> Result<Reply, Status> {
         loop {
-            let (connection, mut guard) = self.choose().await?;
+            let (connection, mut guard, now) = self.choose().await?;
             let empty = Bytes::new();
             let body = self.body.as_ref().unwrap_or(&empty);
-            let failed = match connection.unary(&self.head, body, self.deadline, self.now()) {
+            let failed = match connection.unary(&self.head, body, self.deadline, now) {
                 Ok(mut call) => match poll_fn(|cx| call.poll_reply(cx)).await {
                     Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
                         Ok(reply) => {
@@ -185,7 +185,7 @@ impl Plan {
     }
 
     /// Picks where the next attempt goes.
-    async fn choose(&mut self) -> Result<(Arc<Connection>, AttemptGuard), Status> {
+    async fn choose(&mut self) -> Result<(Arc<Connection>, AttemptGuard, Instant), Status> {
         let picked = match self.pick_now() {
             Ok(picked) => picked,
             Err(_) => match self.deadline {
@@ -238,12 +238,13 @@ impl Plan {
     }
 
     /// Begins an attempt.
-    fn begin(&mut self, picked: Picked) -> (Arc<Connection>, AttemptGuard) {
+    fn begin(&mut self, picked: Picked) -> (Arc<Connection>, AttemptGuard, Instant) {
         let now = self.now();
         self.attempts.begin();
         self.head.previous_attempts = self.attempts.processed();
         self.endpoint = Some(picked.subchannel);
-        (picked.connection, AttemptGuard::new(picked.tracker, now))
+        let guard = AttemptGuard::new(picked.tracker, now);
+        (picked.connection, guard, now)
     }
 
     /// Opens the stream, however many endpoints that takes.
@@ -277,7 +278,7 @@ impl Plan {
     async fn open_once(&mut self) -> Result<Result<Halves, Failed>, Status> {
         let picked = self.pick().await;
         let picked = picked.map_err(|status| self.annotated(status))?;
-        let (connection, mut guard) = self.begin(picked);
+        let (connection, mut guard, _) = self.begin(picked);
         let opened = connection.open(&self.head).and_then(|(mut send, recv)| {
             if let Some(body) = &self.body {
                 send.send(body.clone(), self.end)?;

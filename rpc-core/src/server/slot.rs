@@ -35,7 +35,7 @@ pub(crate) trait UnaryHandler: Send + Sync {
 /// A place in which calls of one method run.
 pub(crate) trait Slot: Send {
     /// Polls a call once. Its response is appended with its prefix.
-    fn run(&mut self, call: IncomingCall, message: &[u8], out: &mut BytesMut) -> Ran;
+    fn run(&mut self, call: &mut Option<IncomingCall>, message: &[u8], out: &mut BytesMut) -> Ran;
 }
 
 /// What came of the first poll of a call.
@@ -117,8 +117,11 @@ where
     F: Fn(Arc<S>, Request<Q>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Response<R>, Status>> + Send + 'static,
 {
-    fn run(&mut self, mut call: IncomingCall, message: &[u8], out: &mut BytesMut) -> Ran {
-        let head = Head::of(&mut call);
+    fn run(&mut self, place: &mut Option<IncomingCall>, message: &[u8], out: &mut BytesMut) -> Ran {
+        let Some(call) = place else {
+            return Ran::Done(Err(Status::internal("a call was run twice")));
+        };
+        let head = Head::of(call);
         let message = match message::decode_slice(self.request, message) {
             Ok(message) => message,
             Err(status) => return Ran::Done(Err(status)),
@@ -126,6 +129,9 @@ where
         let deadline = call.deadline;
         let path = Arc::clone(&call.path);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let Some(call) = place.take() else {
+                return Poll::Pending;
+            };
             let future = (self.handler)(Arc::clone(&self.state), call.into_request(|_| message));
             self.place
                 .as_mut()

@@ -53,7 +53,8 @@ struct Batch {
     wakers: Vec<Waker>,
     arena: BytesMut,
     ran: Vec<Polled>,
-    latest: Option<Latest>,
+    /// The last of `ready` awaits its message.
+    awaits: bool,
     /// When the read was.
     now: Instant,
 }
@@ -62,21 +63,15 @@ struct Batch {
 struct Ready {
     key: StreamKey,
     route: usize,
-    call: IncomingCall,
+    call: Option<IncomingCall>,
     message: Message,
-    report: Option<Box<Report>>,
-}
-
-/// A unary call of which only the head has arrived, and nothing since.
-struct Latest {
-    key: StreamKey,
-    route: usize,
-    call: IncomingCall,
     report: Option<Box<Report>>,
 }
 
 /// Where a request's message is.
 enum Message {
+    /// Only the head of the call has arrived, and nothing since.
+    Awaited,
     /// In what was read.
     Read(Range<usize>),
     Own(Bytes),
@@ -300,7 +295,7 @@ impl Batch {
             wakers: Vec::new(),
             arena: BytesMut::new(),
             ran: Vec::new(),
-            latest: None,
+            awaits: false,
             now: Instant::now(),
         }
     }
@@ -418,12 +413,14 @@ impl Batch {
                 Handler::Unary(_) => {
                     // It counts as running from the moment that it runs.
                     drop(admission);
-                    self.latest = Some(Latest {
+                    self.ready.push(Ready {
                         key,
                         route,
-                        call,
+                        call: Some(call),
+                        message: Message::Awaited,
                         report,
                     });
+                    self.awaits = true;
                     if end {
                         self.gather(state);
                         self.on_data(state, key, &[], 0, true);
@@ -485,12 +482,16 @@ impl Batch {
 
     /// Lets the latest unary call wait for the rest of its request.
     fn gather(&mut self, state: &mut State) {
-        let Some(Latest {
+        if !std::mem::replace(&mut self.awaits, false) {
+            return;
+        }
+        let Some(Ready {
             key,
             route,
-            call,
+            call: Some(call),
             report,
-        }) = self.latest.take()
+            ..
+        }) = self.ready.pop()
         else {
             return;
         };
@@ -519,21 +520,19 @@ impl Batch {
         data: &[u8],
         place: usize,
     ) -> bool {
-        let fits = |latest: &Latest| latest.key == key && data.len() - PREFIX <= latest.call.limit;
-        if !is_whole_message(data) || !self.latest.as_ref().is_some_and(fits) {
+        if !self.awaits || !is_whole_message(data) {
             return false;
         }
-        let Some(latest) = self.latest.take() else {
+        let Some(latest) = self.ready.last_mut() else {
             return false;
         };
+        let limit = latest.call.as_ref().map_or(0, |call| call.limit);
+        if latest.key != key || data.len() - PREFIX > limit {
+            return false;
+        }
+        latest.message = Message::Read(place + PREFIX..place + data.len());
+        self.awaits = false;
         state.machine.consume(key, data.len());
-        self.ready.push(Ready {
-            key,
-            route: latest.route,
-            call: latest.call,
-            message: Message::Read(place + PREFIX..place + data.len()),
-            report: latest.report,
-        });
         true
     }
 
@@ -589,7 +588,7 @@ impl Batch {
                 self.ready.push(Ready {
                     key,
                     route,
-                    call,
+                    call: Some(call),
                     message,
                     report,
                 });
@@ -614,11 +613,15 @@ impl Batch {
         for Ready {
             key,
             route,
-            call,
+            call: place,
             message,
             report,
-        } in ready.drain(..)
+        } in &mut ready
         {
+            let (key, route, report) = (*key, *route, report.take());
+            let Some(call) = place else {
+                continue;
+            };
             let route = &mut self.heads.routes[route];
             let Handler::Unary(handler) = &route.handler else {
                 continue;
@@ -626,13 +629,17 @@ impl Batch {
             let octets = match &message {
                 Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
                 Message::Own(message) => message,
+                Message::Awaited => continue,
             };
+            let deadline = call.deadline;
             if late || !handler.pace().is_in_place() {
                 let message = match message {
-                    Message::Read(_) => Bytes::copy_from_slice(octets),
-                    Message::Own(message) => message,
+                    Message::Own(message) => message.clone(),
+                    _ => Bytes::copy_from_slice(octets),
                 };
-                let deadline = call.deadline;
+                let Some(call) = place.take() else {
+                    continue;
+                };
                 let future = handler.start(call, message);
                 let timed = Timed {
                     future,
@@ -650,8 +657,7 @@ impl Batch {
             }
             let slot = route.slot.get_or_insert_with(|| handler.slot());
             let start = self.arena.len();
-            let deadline = call.deadline;
-            let outcome = match slot.run(call, octets, &mut self.arena) {
+            let outcome = match slot.run(place, octets, &mut self.arena) {
                 Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
                     Outcome::Large(answer, self.arena.split_off(start).freeze())
                 }
@@ -673,6 +679,7 @@ impl Batch {
             }
             last = now;
         }
+        ready.clear();
         self.ready = ready;
         self.answer(shared);
     }
