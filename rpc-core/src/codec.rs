@@ -8,12 +8,14 @@ use bytes::{Bytes, BytesMut};
 /// A message that could not be decoded.
 pub type DecodeError = Box<dyn Error + Send + Sync>;
 
+type DecodeSlice<T> = fn(&[u8]) -> Result<T, DecodeError>;
+
 /// How a message of type `T` becomes bytes and back; data, not a trait, so that one type can have many.
 pub struct Codec<T> {
     pub(crate) encode: fn(&T, &mut BytesMut),
     pub(crate) decode: fn(Bytes) -> Result<T, DecodeError>,
     /// Decodes what stays where it is, where that is cheaper.
-    pub(crate) decode_slice: Option<fn(&[u8]) -> Result<T, DecodeError>>,
+    pub(crate) decode_slice: Option<DecodeSlice<T>>,
     /// How long the encoding will be, where that is known before.
     pub(crate) length: Option<fn(&T) -> usize>,
     name: &'static str,

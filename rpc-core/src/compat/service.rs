@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::body::{AbortOnDrop, Body};
@@ -19,16 +21,15 @@ use super::outbox;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
 use crate::server::{Finished, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
-use crate::transport::connector::Io;
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::ACCEPT;
 use crate::wire::head::{ContentType, ResponseHead, Trailers};
 use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
 
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Large messages cost a frame's work each 16 KiB otherwise.
-const MAX_FRAME: u32 = 256 * 1024;
+/// How long the head of a request may take over HTTP/1.1.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// How much of a connection is buffered over HTTP/1.1, so the longest head too.
+const MAX_HEADERS: usize = 16 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
 /// with hyper.
@@ -55,7 +56,15 @@ impl From<Router> for RouterService {
 }
 
 impl RouterService {
-    pub(crate) fn with_options(router: Router, options: Options) -> Self {
+    /// The HTTP/1.1 side of a server.
+    pub(crate) fn of_server(router: Router, options: &Options, peer: PeerAddr) -> Self {
+        Self {
+            peer: Some(peer),
+            ..Self::with_options(router, options.clone())
+        }
+    }
+
+    fn with_options(router: Router, options: Options) -> Self {
         Self {
             router,
             options: Arc::new(options),
@@ -64,28 +73,21 @@ impl RouterService {
         }
     }
 
-    pub(crate) fn with_peer(mut self, peer: PeerAddr) -> Self {
-        self.peer = Some(peer);
-        self
-    }
-
-    /// Serves one connection until it closes, or until the calls that were open at the shutdown are done.
-    pub(crate) async fn serve_connection(self, io: Box<dyn Io>, shutdown: ShutdownHandle) {
-        let max_streams = self.options.max_concurrent_streams;
+    /// Serves one connection until it closes, or until the call that was open at the shutdown is done.
+    pub(crate) async fn serve_http1(
+        self,
+        io: impl AsyncRead + AsyncWrite + Unpin,
+        shutdown: ShutdownHandle,
+    ) {
         let peer = self.peer.clone();
         let service = hyper::service::service_fn(move |request| {
             let service = self.clone();
             async move { Ok::<_, Infallible>(service.respond(request).await) }
         });
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(max_streams)
-            .max_frame_size(MAX_FRAME)
-            .max_header_list_size(16 * 1024)
-            .max_send_buf_size(400 * 1024)
-            .max_pending_accept_reset_streams(1000)
+            .header_read_timeout(HEADER_TIME)
+            .max_buf_size(MAX_HEADERS)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {

@@ -8,6 +8,7 @@ mod bad_server;
 mod balancing;
 mod calls;
 mod dropped;
+mod first_bytes;
 mod health;
 mod interceptors;
 mod lifecycle;

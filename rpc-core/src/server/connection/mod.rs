@@ -1,24 +1,33 @@
 //! One connection of a server: calls come in through the engine, handlers run, answers go out.
 
+mod batch;
 mod calls;
 mod driver;
+mod first;
 mod halves;
 mod heads;
 mod report;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rpc_http2::{Config, Connection as Machine, Role};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::builder::Options;
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
+use crate::compat::RouterService;
 use crate::request::PeerAddr;
 use crate::transport::connector::Io;
 use calls::State;
 use driver::Driver;
+use first::{Begun, First};
+
+/// How long a client may take to say what it speaks.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
 
 /// What all connections of a server share.
 #[derive(Clone)]
@@ -41,7 +50,35 @@ impl Served {
     }
 
     /// Serves a connection until it closes, or until the calls that were open at the shutdown are done.
-    pub(crate) async fn serve(self, io: Box<dyn Io>, peer: PeerAddr, shutdown: ShutdownHandle) {
+    pub(crate) async fn serve(self, mut io: Box<dyn Io>, peer: PeerAddr, shutdown: ShutdownHandle) {
+        let first = tokio::select! {
+            first = tokio::time::timeout(FIRST_BYTES, first::read(&mut io)) => first,
+            () = shutdown.requested() => return,
+        };
+        match first {
+            Ok(Ok(First::Http2(bytes))) => self.serve_http2(io, bytes, peer, shutdown).await,
+            Ok(Ok(First::Http1(bytes))) => {
+                let service =
+                    RouterService::of_server(self.0.router.clone(), &self.0.options, peer);
+                service.serve_http1(Begun::new(bytes, io), shutdown).await;
+            }
+            Ok(Ok(First::Other)) => {
+                tracing::debug!(%peer, "a connection speaks neither HTTP/2 nor HTTP/1.1");
+                // What it speaks it may not understand; the end it will.
+                let _ = io.shutdown().await;
+            }
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended"),
+            Err(_) => tracing::debug!(%peer, "a connection said nothing for 10 s"),
+        }
+    }
+
+    async fn serve_http2(
+        self,
+        io: Box<dyn Io>,
+        first: Vec<u8>,
+        peer: PeerAddr,
+        shutdown: ShutdownHandle,
+    ) {
         let config = Config {
             max_streams: self.0.options.max_concurrent_streams,
             ..Config::default()
@@ -53,7 +90,7 @@ impl Served {
             served: self.0,
             peer,
         });
-        let mut driver = Driver::new(shared, io);
+        let mut driver = Driver::new(shared, io, first);
         let mut requested = Some(Box::pin(shutdown.requested()));
         std::future::poll_fn(move |cx| {
             if let Some(waiting) = &mut requested

@@ -26,6 +26,13 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Carried(Vec<u8>);
 
+impl Carried {
+    /// What was read before.
+    pub(crate) fn new(octets: Vec<u8>) -> Self {
+        Self(octets)
+    }
+}
+
 /// Reads once and passes on what is there, with what was left before in front.
 ///
 /// `take` says how much it did not take. Gives the number of octets that were read, 0 at the end.

@@ -86,7 +86,7 @@ impl Wheel {
             // The slot of now is empty, or comes round again.
             let ahead = u64::from(
                 occupied
-                    .rotate_right(current as u32 + 1 & 63)
+                    .rotate_right((current as u32 + 1) & 63)
                     .trailing_zeros(),
             ) + 1;
             let tick = ((self.now >> shift) + ahead) << shift;

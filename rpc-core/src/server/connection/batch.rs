@@ -1,0 +1,630 @@
+//! What one read brings: calls are taken in under the lock, run without it, and answered under it.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use rpc_http2::hpack::Block;
+use rpc_http2::{ConnectionError, Event, StreamKey};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::calls::{Call, Gathering, Inbox, Stage, State};
+use super::driver::{reason, wake_roomy};
+use super::halves::{Hold, Requests, Responses};
+use super::heads::{Heads, RequestHead, Target};
+use super::report::{Admission, Report, tell};
+use crate::server::handler::{CatchPanic, Handler, IncomingCall, Single, panicked};
+use crate::server::pace::SLOW;
+use crate::server::router::Ended;
+use crate::server::slot::{Answer, Ran, UnaryHandler};
+use crate::transport::http2::assembler::Assembler;
+use crate::wire::message::{MessageDecoder, PREFIX};
+use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
+
+/// What is kept of the memory for responses.
+const ARENA: usize = 64 * 1024;
+/// A message from this size on is not copied with others.
+const LARGE: usize = 16 * 1024;
+
+/// What one read has brought.
+pub(super) struct Batch {
+    heads: Heads,
+    ready: Vec<Ready>,
+    pub(super) wakers: Vec<Waker>,
+    arena: BytesMut,
+    ran: Vec<Polled>,
+    /// The last of `ready` awaits its message.
+    awaits: bool,
+    /// When the read was.
+    now: Instant,
+}
+
+/// A unary call whose request is whole.
+struct Ready {
+    key: StreamKey,
+    route: usize,
+    call: Option<IncomingCall>,
+    message: Message,
+    report: Option<Box<Report>>,
+}
+
+/// Where a request's message is.
+enum Message {
+    /// Only the head of the call has arrived, and nothing since.
+    Awaited,
+    /// In what was read.
+    Read(Range<usize>),
+    Own(Bytes),
+}
+
+/// A call of this batch that has run.
+struct Polled {
+    key: StreamKey,
+    deadline: Option<Deadline>,
+    outcome: Outcome,
+    report: Option<Box<Report>>,
+}
+
+/// What came of a call in this batch.
+enum Outcome {
+    /// Its response is in the arena.
+    Answer(Answer, Range<usize>),
+    Large(Answer, Bytes),
+    Failed(Status),
+    /// It goes on as a task.
+    Task(BoxFuture<'static, Result<Single, Status>>),
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self {
+            heads: Heads::default(),
+            ready: Vec::new(),
+            wakers: Vec::new(),
+            arena: BytesMut::new(),
+            ran: Vec::new(),
+            awaits: false,
+            now: Instant::now(),
+        }
+    }
+
+    /// Takes in what was read.
+    pub(super) fn receive(
+        &mut self,
+        shared: &Arc<Shared>,
+        input: &mut &[u8],
+    ) -> Result<(), ConnectionError> {
+        self.now = Instant::now();
+        let now = self.now.into_std();
+        let start = input.as_ptr() as usize;
+        let mut state = shared.lock();
+        let state = &mut *state;
+        loop {
+            match state.machine.receive(input, now)? {
+                None => break,
+                Some(Event::Data { stream, data, end }) => {
+                    let place = data.as_ptr() as usize - start;
+                    self.on_data(state, stream, data, place, end);
+                }
+                Some(Event::Head { stream, block, end }) => {
+                    let oversized = block.oversized;
+                    let head = self.read_head(shared, block);
+                    self.on_head(shared, state, stream, head, oversized, end);
+                }
+                Some(Event::Trailers { stream, .. }) => self.on_data(state, stream, &[], 0, true),
+                Some(Event::Reset { stream, cause, .. }) => {
+                    self.gather(state);
+                    state.on_reset(stream, reason(cause));
+                }
+                Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => {}
+            }
+        }
+        self.gather(state);
+        wake_roomy(state, &mut self.wakers);
+        Ok(())
+    }
+
+    fn read_head(&mut self, shared: &Shared, block: Block<'_>) -> RequestHead {
+        self.heads.read(block, &shared.served.router)
+    }
+
+    fn on_head(
+        &mut self,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        key: StreamKey,
+        head: RequestHead,
+        oversized: bool,
+        end: bool,
+    ) {
+        self.gather(state);
+        let RequestHead {
+            target,
+            is_post,
+            is_grpc,
+            metadata,
+            timeout,
+            encoding,
+            accept,
+            error,
+        } = head;
+        if !is_post {
+            return state.refuse_http(key, "405", &[("allow", "POST")]);
+        }
+        if !is_grpc && !oversized {
+            return state.refuse_http(key, "415", &[]);
+        }
+        let options = &shared.served.options;
+        let path: Arc<str> = match &target {
+            Some(Target::Route(number)) => Arc::clone(&self.heads.routes[*number].path),
+            Some(Target::Once(path, _) | Target::Missing(path, _)) => Arc::clone(path),
+            None => "".into(),
+        };
+        let report = Report::new(shared, &path);
+        let refusal = if oversized {
+            Some(Status::resource_exhausted(
+                "the head of the request is larger than 16 KiB or has more than 128 fields",
+            ))
+        } else {
+            error
+        };
+        let target = match (refusal, target) {
+            (Some(status), _) | (None, Some(Target::Missing(_, status))) => Err(status),
+            (None, None) => Err(Status::unimplemented("the call has no path")),
+            (None, Some(target)) => Ok(target),
+        };
+        let admission = target.and_then(|target| match Admission::try_new(&shared.served) {
+            Some(admission) => Ok((target, admission)),
+            None => Err(too_many(shared)),
+        });
+        let (target, admission) = match admission {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                state.refuse(key, &status, false);
+                state.machine.release(key);
+                state.ended(report, Some(status));
+                return;
+            }
+        };
+        let deadline = timeout.map(|timeout| Deadline::after_instant(self.now, timeout));
+        let mut call = IncomingCall {
+            path,
+            metadata,
+            response_metadata: Metadata::new(),
+            extensions: Extensions::default(),
+            deadline,
+            peer: Some(shared.peer.clone()),
+            encoding,
+            accept,
+            compress: options.compress,
+            limit: options.receive_limit,
+            recv: Box::new(Ended),
+        };
+        let handler = match target {
+            Target::Route(route) => match &self.heads.routes[route].handler {
+                Handler::Unary(_) => {
+                    // It counts as running from the moment that it runs.
+                    drop(admission);
+                    self.ready.push(Ready {
+                        key,
+                        route,
+                        call: Some(call),
+                        message: Message::Awaited,
+                        report,
+                    });
+                    self.awaits = true;
+                    if end {
+                        self.gather(state);
+                        self.on_data(state, key, &[], 0, true);
+                    }
+                    return;
+                }
+                handler => handler.clone(),
+            },
+            Target::Once(_, handler) => handler,
+            Target::Missing(..) => return,
+        };
+        let hold = Hold {
+            shared: Arc::clone(shared),
+            key,
+            admission: Some(admission),
+        };
+        call.recv = Box::new(Requests {
+            shared: Arc::clone(shared),
+            key,
+        });
+        let path = Arc::clone(&call.path);
+        let task = match handler.by_kind() {
+            Ok(handler) => tokio::spawn(async move {
+                let running = Deadline::scope(deadline, async move { handler(call).await });
+                let outcome = CatchPanic(Box::pin(running)).await;
+                let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&path, &*panic)));
+                hold.finish_single(outcome);
+            }),
+            Err(handler) => {
+                let responses = Responses {
+                    shared: Arc::clone(shared),
+                    key,
+                };
+                tokio::spawn(async move {
+                    let running = Deadline::scope(deadline, async move {
+                        handler(call, Box::new(responses)).await
+                    });
+                    let outcome = CatchPanic(Box::pin(running)).await;
+                    hold.finish_stream(outcome.unwrap_or_else(|panic| {
+                        crate::server::Finished(Err(panicked(&path, &*panic)))
+                    }));
+                })
+            }
+        };
+        if let Some(deadline) = deadline {
+            state.wheel.set(key.index(), deadline.instant().into_std());
+        }
+        state.insert(Call {
+            key,
+            stage: Stage::Task {
+                abort: Some(task.abort_handle()),
+                inbox: Inbox::new(options.receive_limit, end),
+                sender: None,
+            },
+            report,
+            head_sent: false,
+        });
+    }
+
+    /// Lets the latest unary call wait for the rest of its request.
+    fn gather(&mut self, state: &mut State) {
+        if !std::mem::replace(&mut self.awaits, false) {
+            return;
+        }
+        let Some(Ready {
+            key,
+            route,
+            call: Some(call),
+            report,
+            ..
+        }) = self.ready.pop()
+        else {
+            return;
+        };
+        if let Some(deadline) = call.deadline {
+            state.wheel.set(key.index(), deadline.instant().into_std());
+        }
+        let assembler = Assembler::new(call.limit);
+        let gathering = Gathering {
+            route,
+            call,
+            assembler,
+        };
+        state.insert(Call {
+            key,
+            stage: Stage::Gathering(Box::new(gathering)),
+            report,
+            head_sent: false,
+        });
+    }
+
+    /// Takes in the whole request of the latest unary call, when this is it.
+    fn complete_latest(
+        &mut self,
+        state: &mut State,
+        key: StreamKey,
+        data: &[u8],
+        place: usize,
+    ) -> bool {
+        if !self.awaits || !is_whole_message(data) {
+            return false;
+        }
+        let Some(latest) = self.ready.last_mut() else {
+            return false;
+        };
+        let limit = latest.call.as_ref().map_or(0, |call| call.limit);
+        if latest.key != key || data.len() - PREFIX > limit {
+            return false;
+        }
+        latest.message = Message::Read(place + PREFIX..place + data.len());
+        self.awaits = false;
+        state.machine.consume(key, data.len());
+        true
+    }
+
+    fn on_data(&mut self, state: &mut State, key: StreamKey, data: &[u8], place: usize, end: bool) {
+        if end && self.complete_latest(state, key, data, place) {
+            return;
+        }
+        self.gather(state);
+        let Some(Some(call)) = state.calls.get_mut(key.index()) else {
+            state.machine.consume(key, data.len());
+            return;
+        };
+        match &mut call.stage {
+            Stage::Task { inbox, .. } => {
+                inbox.assembler.push(data);
+                if end {
+                    inbox.end.get_or_insert(Ok(()));
+                }
+                inbox.unconsumed += data.len();
+                if end || inbox.assembler.has_whole() {
+                    self.wakers.extend(inbox.reader.take());
+                } else {
+                    // A message that is not whole must not wait for the window.
+                    let count = std::mem::take(&mut inbox.unconsumed);
+                    state.machine.consume(key, count);
+                }
+            }
+            Stage::Gathering(gathering) => {
+                state.machine.consume(key, data.len());
+                gathering.assembler.push(data);
+                if end || gathering.assembler.is_over() {
+                    let message = single_of(gathering);
+                    self.gathered(state, key, message);
+                }
+            }
+            Stage::InPlace | Stage::Ended => state.machine.consume(key, data.len()),
+        }
+    }
+
+    /// The request of a unary call is whole, or will never be.
+    fn gathered(&mut self, state: &mut State, key: StreamKey, message: Result<Message, Status>) {
+        let Some(call) = state.call(key) else {
+            return;
+        };
+        let stage = std::mem::replace(&mut call.stage, Stage::InPlace);
+        let Stage::Gathering(gathering) = stage else {
+            return;
+        };
+        match message {
+            Ok(message) => {
+                let report = call.report.take();
+                let Gathering { route, call, .. } = *gathering;
+                self.ready.push(Ready {
+                    key,
+                    route,
+                    call: Some(call),
+                    message,
+                    report,
+                });
+            }
+            Err(status) => {
+                let report = call.report.take();
+                state.fail(key, &status);
+                state.remove(key);
+                state.ended(report, Some(status));
+            }
+        }
+    }
+
+    /// Runs the calls that are ready, without the lock, and answers those that are done.
+    pub(super) fn run(&mut self, shared: &Arc<Shared>, input: &[u8]) {
+        if self.ready.is_empty() {
+            return;
+        }
+        let mut last = std::time::Instant::now();
+        let mut late = false;
+        let mut ready = std::mem::take(&mut self.ready);
+        for Ready {
+            key,
+            route,
+            call: place,
+            message,
+            report,
+        } in &mut ready
+        {
+            let (key, route, report) = (*key, *route, report.take());
+            let Some(call) = place else {
+                continue;
+            };
+            let route = &mut self.heads.routes[route];
+            let Handler::Unary(handler) = &route.handler else {
+                continue;
+            };
+            let octets = match &message {
+                Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
+                Message::Own(message) => message,
+                Message::Awaited => continue,
+            };
+            let deadline = call.deadline;
+            if late || !handler.pace().is_in_place() {
+                let message = match message {
+                    Message::Own(message) => message.clone(),
+                    _ => Bytes::copy_from_slice(octets),
+                };
+                let Some(call) = place.take() else {
+                    continue;
+                };
+                let future = handler.start(call, message);
+                let timed = Timed {
+                    future,
+                    handler: Arc::clone(handler),
+                    first: true,
+                };
+                let scoped = Box::pin(Deadline::scope(deadline, timed));
+                self.ran.push(Polled {
+                    key,
+                    deadline,
+                    outcome: Outcome::Task(scoped),
+                    report,
+                });
+                continue;
+            }
+            let slot = route.slot.get_or_insert_with(|| handler.slot());
+            let start = self.arena.len();
+            let outcome = match slot.run(place, octets, &mut self.arena) {
+                Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
+                    Outcome::Large(answer, self.arena.split_off(start).freeze())
+                }
+                Ran::Done(Ok(answer)) => Outcome::Answer(answer, start..self.arena.len()),
+                Ran::Done(Err(status)) => Outcome::Failed(status),
+                Ran::Waits(future) => Outcome::Task(future),
+            };
+            self.ran.push(Polled {
+                key,
+                deadline,
+                outcome,
+                report,
+            });
+            let now = std::time::Instant::now();
+            if now.duration_since(last) >= SLOW {
+                handler.pace().slow();
+                // The others have waited long enough.
+                late = true;
+            }
+            last = now;
+        }
+        ready.clear();
+        self.ready = ready;
+        self.answer(shared);
+    }
+
+    fn answer(&mut self, shared: &Arc<Shared>) {
+        let mut state = shared.lock();
+        for Polled {
+            key,
+            deadline,
+            outcome,
+            report,
+        } in self.ran.drain(..)
+        {
+            let status = match outcome {
+                Outcome::Answer(answer, range) => {
+                    let message = self.arena.get(range).unwrap_or_default();
+                    state.answer(key, &answer, message);
+                    None
+                }
+                Outcome::Large(answer, message) => {
+                    let single = Single {
+                        metadata: answer.metadata,
+                        encoding: answer.encoding,
+                        message,
+                        trailers: answer.trailers,
+                    };
+                    state.answer_single(key, single);
+                    None
+                }
+                Outcome::Failed(status) => {
+                    state.refuse(key, &status, false);
+                    Some(status)
+                }
+                Outcome::Task(future) => {
+                    go_on(shared, &mut state, key, deadline, future, report);
+                    continue;
+                }
+            };
+            state.forget(key);
+            state.ended(report, status);
+        }
+        let reports = state.take_reports();
+        drop(state);
+        tell(reports);
+        self.arena.clear();
+        if self.arena.capacity() > ARENA {
+            self.arena = BytesMut::new();
+        }
+    }
+}
+
+fn too_many(shared: &Shared) -> Status {
+    Status::resource_exhausted(format!(
+        "{} handlers are running, as many as this server allows",
+        shared.served.options.max_handlers
+    ))
+}
+
+/// Lets a call go on as a task.
+fn go_on(
+    shared: &Arc<Shared>,
+    state: &mut State,
+    key: StreamKey,
+    deadline: Option<Deadline>,
+    future: BoxFuture<'static, Result<Single, Status>>,
+    report: Option<Box<Report>>,
+) {
+    let Some(admission) = Admission::try_new(&shared.served) else {
+        let status = too_many(shared);
+        state.refuse(key, &status, false);
+        state.forget(key);
+        return state.ended(report, Some(status));
+    };
+    if !state.machine.is_open(key) {
+        // The client has gone meanwhile, so the handler goes too.
+        state.forget(key);
+        return;
+    }
+    if let Some(deadline) = deadline {
+        state.wheel.set(key.index(), deadline.instant().into_std());
+    }
+    let hold = Hold {
+        shared: Arc::clone(shared),
+        key,
+        admission: Some(admission),
+    };
+    let task = tokio::spawn(async move {
+        let outcome = CatchPanic(future).await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
+        hold.finish_single(outcome);
+    });
+    state.insert(Call {
+        key,
+        stage: Stage::Task {
+            abort: Some(task.abort_handle()),
+            inbox: Inbox::new(0, true),
+            sender: None,
+        },
+        report,
+        head_sent: false,
+    });
+}
+
+/// Whether these octets are one message that is not compressed, and nothing else.
+fn is_whole_message(octets: &[u8]) -> bool {
+    match octets.first_chunk::<PREFIX>() {
+        Some([0, l0, l1, l2, l3]) => {
+            let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize;
+            length.checked_add(PREFIX) == Some(octets.len())
+        }
+        _ => false,
+    }
+}
+
+/// A call as a task, whose first poll says how fast its method is.
+struct Timed<T> {
+    future: BoxFuture<'static, T>,
+    handler: Arc<dyn UnaryHandler>,
+    first: bool,
+}
+
+impl<T> Future for Timed<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if !std::mem::replace(&mut self.first, false) {
+            return self.future.as_mut().poll(cx);
+        }
+        let start = std::time::Instant::now();
+        let polled = self.future.as_mut().poll(cx);
+        self.handler.pace().polled(start.elapsed());
+        polled
+    }
+}
+
+/// The one message of a unary request.
+fn single_of(gathering: &mut Gathering) -> Result<Message, Status> {
+    let call = &gathering.call;
+    let mut decoder = MessageDecoder::new(call.encoding, call.limit);
+    decoder.push(gathering.assembler.take_all().unwrap_or_default());
+    let message = decoder.next()?.ok_or_else(|| match decoder.finish() {
+        Ok(()) => Status::internal(format!("the call of {} has no request message", call.path)),
+        Err(status) => status,
+    })?;
+    if decoder.next()?.is_some() {
+        return Err(Status::internal(format!(
+            "the call of {} has more than one request message",
+            call.path
+        )));
+    }
+    decoder.finish()?;
+    Ok(Message::Own(message))
+}

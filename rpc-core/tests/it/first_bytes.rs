@@ -1,0 +1,54 @@
+//! What a port answers to those who speak something else than HTTP/2.
+
+use rpc_testkit::serve;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// All that the server says to these bytes before it closes.
+async fn said_to(bytes: &[u8]) -> String {
+    let server = serve().await;
+    let address = server.uri.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    // What was not read of the garbage may end it with a reset.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn http_1_is_answered_in_http_1() {
+    let answer =
+        said_to(b"GET /testkit.v1.Test/Echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await;
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    assert!(answer.to_lowercase().contains("allow: post"), "{answer}");
+    let answer = said_to(
+        b"POST /testkit.v1.Test/Echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 415 "), "{answer}");
+}
+
+#[tokio::test]
+async fn anything_else_is_closed() {
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01"[..],
+        b"hello there, who are you\r\n",
+        b"\0\0\0\0\0\0\0\0\0\0",
+        b"PRJ * HTTP/2.0\r\n\r\n",
+    ] {
+        let answer = said_to(bytes).await;
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broken_preface_is_told_so_and_closed() {
+    let answer = said_to(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await;
+    // SETTINGS, and a GOAWAY with PROTOCOL_ERROR.
+    assert!(answer.contains("preface"), "{answer:?}");
+}
