@@ -19,6 +19,8 @@ pub struct Output {
     /// Large pieces, and where in `small` they belong.
     large: VecDeque<(usize, Bytes)>,
     length: usize,
+    /// The most that has waited since it was empty.
+    most: usize,
 }
 
 impl Output {
@@ -73,14 +75,17 @@ impl Output {
 
     /// Takes away what has been written.
     pub fn advance(&mut self, count: usize) {
+        self.most = self.most.max(self.length);
         self.length = self.length.saturating_sub(count);
         if self.length == 0 {
             self.small.clear();
             self.written = 0;
             self.large.clear();
-            if self.small.capacity() > KEPT {
+            // A connection that goes on writing much keeps what it needs for that.
+            if self.small.capacity() > KEPT && self.most < KEPT {
                 self.small.shrink_to(KEPT);
             }
+            self.most = 0;
             return;
         }
         let mut left = count;

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use crate::connection::Payload;
 use crate::fields::Fields;
 use crate::hpack::Template;
 
@@ -22,6 +23,9 @@ impl StreamKey {
         self.index as usize
     }
 }
+
+/// Small pieces are joined up to this size.
+const JOINED: usize = 16 * 1024;
 
 /// What follows the messages of a stream.
 #[derive(Debug, Default)]
@@ -59,6 +63,8 @@ pub(crate) struct Stream {
     /// What `content-length` says is still to come.
     pub(crate) content_left: Option<u64>,
     pub(crate) queue: VecDeque<Bytes>,
+    /// Small pieces behind the queue, joined.
+    pub(crate) tail: BytesMut,
     pub(crate) queued: usize,
     pub(crate) end: End,
     pub(crate) head: Option<Box<QueuedHead>>,
@@ -95,7 +101,53 @@ pub(crate) struct Flags {
 impl Stream {
     /// Whether nothing is left to send.
     pub(crate) fn is_drained(&self) -> bool {
-        self.queue.is_empty() && matches!(self.end, End::Open) && self.head.is_none()
+        self.is_empty() && matches!(self.end, End::Open) && self.head.is_none()
+    }
+
+    /// Whether no data is left to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.tail.is_empty()
+    }
+
+    /// Puts a piece behind the others.
+    pub(crate) fn push(&mut self, piece: Payload<'_>) {
+        self.queued = self.queued.saturating_add(piece.len());
+        match piece {
+            Payload::Copied(octets) if octets.len() < JOINED => {
+                if self.tail.len().saturating_add(octets.len()) > JOINED {
+                    self.flush_tail();
+                }
+                self.tail.extend_from_slice(octets);
+            }
+            piece => {
+                self.flush_tail();
+                let piece = piece.into_bytes();
+                if !piece.is_empty() {
+                    self.queue.push_back(piece);
+                }
+            }
+        }
+    }
+
+    /// The next piece, to be shortened or taken.
+    pub(crate) fn front(&mut self) -> Option<&mut Bytes> {
+        if self.queue.is_empty() {
+            self.flush_tail();
+        }
+        self.queue.front_mut()
+    }
+
+    fn flush_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// Drops all pieces.
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+        self.tail = BytesMut::new();
+        self.queued = 0;
     }
 }
 
@@ -157,7 +209,7 @@ impl Streams {
         };
         let id = std::mem::take(&mut stream.id);
         stream.generation = 0;
-        stream.queue.clear();
+        stream.clear();
         // A small ring serves the next stream, a large one was an exception.
         stream.queue.shrink_to(16);
         stream.end = End::Open;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
+
 use super::handler::Finished;
 use crate::codec::Codec;
 use crate::transport::stream::SendHalf;
@@ -11,6 +13,9 @@ use crate::wire::compression::Encoding;
 use crate::wire::head::ResponseHead;
 use crate::wire::message;
 use crate::{Metadata, Status};
+
+/// Messages below this size are copied to where they are written.
+const SMALL: usize = 4096;
 
 /// Where a handler puts the responses of a streaming call.
 ///
@@ -23,6 +28,8 @@ pub struct SendStream<T> {
     metadata: Metadata,
     trailers: Metadata,
     head_sent: bool,
+    /// Where small messages are encoded.
+    scratch: BytesMut,
 }
 
 impl<T> fmt::Debug for SendStream<T> {
@@ -47,6 +54,7 @@ impl<T> SendStream<T> {
             metadata,
             trailers: Metadata::new(),
             head_sent: false,
+            scratch: BytesMut::new(),
         }
     }
 
@@ -82,10 +90,15 @@ impl<T> SendStream<T> {
     /// Encodes and queues a message that there is room for.
     pub(crate) fn send_now(&mut self, message: T) -> Result<(), Status> {
         self.send_headers();
-        let bytes = message::encode(self.codec, &message, self.encoding)?;
-        self.send
-            .send(bytes, false)
-            .map_err(|error| error.into_status())
+        message::encode_into(self.codec, &message, self.encoding, &mut self.scratch)?;
+        let sent = if self.scratch.len() < SMALL {
+            let sent = self.send.send_copied(&self.scratch);
+            self.scratch.clear();
+            sent
+        } else {
+            self.send.send(self.scratch.split().freeze(), false)
+        };
+        sent.map_err(|error| error.into_status())
     }
 
     /// The metadata that goes out before the first message; later changes have no effect.

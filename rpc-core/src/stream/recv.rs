@@ -151,11 +151,18 @@ impl<T> RecvStream<T> {
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
-            match self.decoder.next().and_then(|bytes| {
-                bytes
-                    .map(|bytes| message::decode(self.codec, bytes))
-                    .transpose()
-            }) {
+            let small = self
+                .decoder
+                .with_small(|octets| message::decode_slice(self.codec, octets));
+            let next = match small {
+                Some(decoded) => decoded.map(Some),
+                None => self.decoder.next().and_then(|bytes| {
+                    bytes
+                        .map(|bytes| message::decode(self.codec, bytes))
+                        .transpose()
+                }),
+            };
+            match next {
                 Ok(Some(message)) => {
                     self.delivered = true;
                     return Poll::Ready(Ok(Some(message)));

@@ -35,6 +35,10 @@ pub(crate) trait SendHalf: Send {
     fn poll_ready(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<Result<(), StreamError>>;
     /// Queues a message whole.
     fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError>;
+    /// Queues a small message that stays with its owner.
+    fn send_copied(&mut self, data: &[u8]) -> Result<(), StreamError> {
+        self.send(Bytes::copy_from_slice(data), false)
+    }
     /// Ends the response; servers only.
     fn send_trailers(&mut self, trailers: Trailers);
     /// Ends the stream abruptly.

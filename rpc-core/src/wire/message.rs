@@ -52,6 +52,9 @@ pub(crate) fn encode_into<T>(
     Ok(())
 }
 
+/// A message up to this size is cheaper to copy than to share.
+const SMALL: usize = 1024;
+
 /// Cuts a stream of chunks into messages; a message inside one chunk is not copied.
 #[derive(Debug)]
 pub(crate) struct MessageDecoder {
@@ -82,6 +85,28 @@ impl MessageDecoder {
             self.buffered += chunk.len();
             self.chunks.push_back(chunk);
         }
+    }
+
+    /// Does something with the next message where it is, if it is a small plain one in one chunk.
+    pub(crate) fn with_small<R>(&mut self, act: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        if self.header.is_some() {
+            return None;
+        }
+        let front = self.chunks.front_mut()?;
+        let [0, l0, l1, l2, l3] = *front.first_chunk::<PREFIX>()? else {
+            return None;
+        };
+        let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+        if length > self.limit.min(SMALL) {
+            return None;
+        }
+        let result = act(front.get(PREFIX..PREFIX + length)?);
+        front.advance(PREFIX + length);
+        self.buffered -= PREFIX + length;
+        if front.is_empty() {
+            self.chunks.pop_front();
+        }
+        Some(result)
     }
 
     /// The next whole message, decompressed.

@@ -183,7 +183,7 @@ impl Connection {
                 stream.recv_window = i64::from(self.growth.window);
                 self.buffered = self.buffered.saturating_add(stream.queued);
                 stream.flags.head_sent = true;
-                if stream.queue.is_empty() && matches!(stream.end, End::Data) {
+                if stream.is_empty() && matches!(stream.end, End::Data) {
                     stream.end = End::Open;
                     stream.flags.send_closed = true;
                     end = true;

@@ -324,11 +324,10 @@ impl Connection {
     /// What a stream still has to send is sent no more.
     fn drop_queue(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get_mut(key) {
-            stream.queue.clear();
             if stream.head.is_none() {
                 self.buffered = self.buffered.saturating_sub(stream.queued);
             }
-            stream.queued = 0;
+            stream.clear();
             stream.end = End::Open;
         }
     }

@@ -30,14 +30,14 @@ pub enum Payload<'a> {
 }
 
 impl Payload<'_> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Copied(octets) => octets.len(),
             Self::Shared(octets) => octets.len(),
         }
     }
 
-    fn into_bytes(self) -> Bytes {
+    pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Self::Copied(octets) => Bytes::copy_from_slice(octets),
             Self::Shared(octets) => octets,
@@ -148,15 +148,11 @@ impl Connection {
             }
             return true;
         }
-        let data = data.into_bytes();
-        if !data.is_empty() {
-            stream.queued = stream.queued.saturating_add(data.len());
-            // What waits to be opened may not take the room of what is open, which it waits for.
-            if stream.head.is_none() {
-                self.buffered = self.buffered.saturating_add(data.len());
-            }
-            stream.queue.push_back(data);
+        // What waits to be opened may not take the room of what is open, which it waits for.
+        if stream.head.is_none() {
+            self.buffered = self.buffered.saturating_add(data.len());
         }
+        stream.push(data);
         if end {
             stream.end = End::Data;
         }
@@ -172,7 +168,7 @@ impl Connection {
         if stream.flags.send_closed || !matches!(stream.end, End::Open) {
             return false;
         }
-        if !stream.queue.is_empty() {
+        if !stream.is_empty() {
             stream.end = End::Trailers(Box::new((head.clone(), rest.clone())));
             return true;
         }
@@ -186,15 +182,26 @@ impl Connection {
     /// Whether a stream has room for another message. When not, it is among
     /// [`roomy`](Self::roomy) once it has.
     pub fn has_room(&mut self, key: StreamKey) -> bool {
-        let crowded = self.buffered >= self.config.connection_buffer;
-        let limit = self.config.stream_buffer;
+        self.room(key) > 0
+    }
+
+    /// For how many octets a stream has room; a message may be longer. When there is none, the
+    /// stream is among [`roomy`](Self::roomy) once there is.
+    pub fn room(&mut self, key: StreamKey) -> usize {
+        let config = &self.config;
+        let shared = config.connection_buffer.saturating_sub(self.buffered);
         let Some(stream) = self.streams.get_mut(key) else {
-            return true;
+            return usize::MAX;
         };
-        let full = stream.queued >= limit;
-        let crowded = crowded && stream.head.is_none();
+        let own = config.stream_buffer.saturating_sub(stream.queued);
+        let full = own == 0;
+        let crowded = shared == 0 && stream.head.is_none();
         if stream.flags.send_closed || !(crowded || full) {
-            return true;
+            return if stream.head.is_none() {
+                own.min(shared)
+            } else {
+                own
+            };
         }
         if !stream.flags.wants_room {
             stream.flags.wants_room = true;
@@ -202,7 +209,7 @@ impl Connection {
                 self.crowded.push(key);
             }
         }
-        false
+        0
     }
 
     /// Streams that have room again, or are over, after [`has_room`](Self::has_room) said no.
@@ -256,7 +263,7 @@ impl Connection {
             return;
         }
         let window = room.min(stream.send_window).max(0);
-        let Some(front) = stream.queue.front_mut() else {
+        let Some(front) = stream.front() else {
             self.pump_end(key);
             return;
         };
@@ -272,7 +279,7 @@ impl Connection {
         stream.queued = stream.queued.saturating_sub(size);
         stream.progress = stream.progress.saturating_add(size as u32);
         self.buffered = self.buffered.saturating_sub(size);
-        let end = stream.queue.is_empty() && matches!(stream.end, End::Data);
+        let end = stream.is_empty() && matches!(stream.end, End::Data);
         if end {
             stream.end = End::Open;
             stream.flags.send_closed = true;
@@ -295,7 +302,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        if !stream.queue.is_empty() || matches!(stream.end, End::Open) {
+        if !stream.is_empty() || matches!(stream.end, End::Open) {
             return;
         }
         let id = stream.id;
@@ -315,7 +322,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        let window = stream.send_window > 0 || stream.queue.is_empty();
+        let window = stream.send_window > 0 || stream.is_empty();
         if stream.head.is_none() && !stream.flags.ready && !stream.is_drained() && window {
             stream.flags.ready = true;
             self.sendable.push_back(key);

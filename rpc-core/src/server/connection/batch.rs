@@ -248,6 +248,7 @@ impl Batch {
                 let responses = Responses {
                     shared: Arc::clone(shared),
                     key,
+                    credit: 0,
                 };
                 tokio::spawn(async move {
                     let running = Deadline::scope(deadline, async move {

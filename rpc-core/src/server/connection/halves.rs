@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use rpc_http2::StreamKey;
+use rpc_http2::{Payload, StreamKey};
 
 use super::Shared;
 use super::calls::{Stage, State, payload};
@@ -13,6 +13,9 @@ use crate::Status;
 use crate::server::handler::{Finished, Single};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
+
+/// How much is sent before there is another look whether there is room.
+const CREDIT: usize = 16 * 1024;
 
 /// A handler's hold on its call: the stream counts as open until it is dropped.
 pub(super) struct Hold {
@@ -152,6 +155,21 @@ impl RecvHalf for Requests {
 pub(super) struct Responses {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
+    /// Octets that may be sent without asking for room.
+    pub(super) credit: usize,
+}
+
+impl Responses {
+    fn put(&mut self, payload: Payload<'_>, length: usize) -> Result<(), StreamError> {
+        self.credit = self.credit.saturating_sub(length);
+        let key = self.key;
+        if act(&self.shared, |state| {
+            state.machine.send(key, payload, false)
+        }) {
+            return Ok(());
+        }
+        Err(StreamError::Reset(CANCEL))
+    }
 }
 
 impl SendHalf for Responses {
@@ -164,11 +182,15 @@ impl SendHalf for Responses {
         cx: &mut Context<'_>,
         _length: usize,
     ) -> Poll<Result<(), StreamError>> {
+        if self.credit > 0 {
+            return Poll::Ready(Ok(()));
+        }
         let mut state = self.shared.lock();
         if !state.machine.is_open(self.key) {
             return Poll::Ready(Err(StreamError::Reset(CANCEL)));
         }
-        if state.machine.has_room(self.key) {
+        self.credit = state.machine.room(self.key).min(CREDIT);
+        if self.credit > 0 {
             return Poll::Ready(Ok(()));
         }
         match state.call(self.key).map(|call| &mut call.stage) {
@@ -181,13 +203,11 @@ impl SendHalf for Responses {
     }
 
     fn send(&mut self, data: Bytes, _end: bool) -> Result<(), StreamError> {
-        let sent = act(&self.shared, |state| {
-            state.machine.send(self.key, payload(&data), false)
-        });
-        if sent {
-            return Ok(());
-        }
-        Err(StreamError::Reset(CANCEL))
+        self.put(payload(&data), data.len())
+    }
+
+    fn send_copied(&mut self, data: &[u8]) -> Result<(), StreamError> {
+        self.put(Payload::Copied(data), data.len())
     }
 
     fn send_trailers(&mut self, _trailers: Trailers) {}

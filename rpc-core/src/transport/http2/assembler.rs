@@ -4,6 +4,9 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::message::PREFIX;
 
+/// Who has sent this much of a message gets memory for the rest of it.
+const EARNEST: usize = 64 * 1024;
+
 /// Collects the body of a stream up to the end of a message.
 ///
 /// Memory grows with what has arrived, not with what a prefix announces.
@@ -39,8 +42,12 @@ impl Assembler {
         }
         let wanted = self.missing().unwrap_or(0);
         if wanted > piece.len() {
-            // Doubling: a peer that announces much and sends little gets little.
-            let most = self.buffer.len().max(PREFIX + piece.len());
+            // A peer that announces much and sends little gets little.
+            let most = if self.buffer.len() >= EARNEST {
+                wanted
+            } else {
+                self.buffer.len().max(PREFIX + piece.len())
+            };
             self.buffer.reserve(wanted.min(most).max(piece.len()));
         }
         self.buffer.extend_from_slice(piece);
