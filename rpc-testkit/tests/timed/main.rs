@@ -5,6 +5,7 @@
 mod backends;
 mod connecting;
 mod deadlines;
+mod dispatch;
 mod registry;
 mod shutdown;
 
