@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod load;
 pub mod promises;
 mod proxy;
+pub mod raw;
 pub mod roles;
 mod ticker;
 

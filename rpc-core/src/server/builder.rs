@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rpc_http2::Limits;
 use tokio::net::TcpListener;
 
 use super::bound::{BoundServer, Listener, ServeError};
@@ -41,6 +42,7 @@ pub(crate) struct Options {
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_handlers: usize,
     pub(crate) receive_limit: usize,
+    pub(crate) limits: Limits,
     pub(crate) compress: Encoding,
     pub(crate) observers: Vec<Arc<dyn CallObserver>>,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             max_concurrent_streams: 256,
             max_handlers: usize::MAX >> 4,
             receive_limit: DEFAULT_RECEIVE_LIMIT,
+            limits: Limits::default(),
             compress: Encoding::Identity,
             observers: Vec::new(),
         }
@@ -164,6 +167,16 @@ impl ServerBuilder {
     #[must_use]
     pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
         self.options.receive_limit = bytes;
+        self
+    }
+
+    /// Changes the limits that keep a client from taking the server down with it.
+    ///
+    /// Each of them stops an attack that has taken servers down before and none of them stops a client
+    /// that means well, so what this is for is to find out what happens without one.
+    #[must_use]
+    pub fn dangerous_limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.options.limits);
         self
     }
 

@@ -20,6 +20,7 @@ pub use handler::Finished;
 pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
 pub use pace::Dispatch;
 pub use router::{RawCall, Router, Service};
+pub use rpc_http2::{Limits, Rate};
 pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};
 

@@ -81,6 +81,7 @@ impl Served {
     ) {
         let config = Config {
             max_streams: self.0.options.max_concurrent_streams,
+            limits: self.0.options.limits,
             ..Config::default()
         };
         let now = Instant::now().into_std();
