@@ -10,11 +10,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .add_service(TestServer::new(TestService::default()))
         .health(Health::new())
         .compress(Encoding::Gzip);
-    let server = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
-        [chain, key] => server.tls(rpc_core::ServerTls::from_files(chain, key)?),
-        _ => server,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (listen, server) = match arguments.as_slice() {
+        [] => ("127.0.0.1:0", server),
+        [listen] => (listen.as_str(), server),
+        [chain, key] => (
+            "127.0.0.1:0",
+            server.tls(rpc_core::ServerTls::from_files(chain, key)?),
+        ),
+        _ => return Err("peer-server [LISTEN | CHAIN.pem KEY.pem]".into()),
     };
-    let server = server.bind("127.0.0.1:0").await?;
+    let server = server.bind(listen).await?;
     println!("{}", server.local_addr().port());
     server.serve_until_terminated().await?;
     Ok(())
