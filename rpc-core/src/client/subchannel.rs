@@ -14,7 +14,8 @@ use crate::Status;
 use crate::transport::http2::client::Connection;
 use crate::transport::target::Dialer;
 
-/// How long a connection has to live for the next attempt to start without backoff.
+/// How long a connection that has answered no call has to live for the next attempt to start without
+/// backoff.
 const LONG_LIVED: Duration = Duration::from_secs(1);
 
 /// A handle on one endpoint and the connection to it; cheap to clone.
@@ -200,7 +201,7 @@ impl Runner {
         self.subchannel.0.connection.store(None);
         tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
         self.report(ConnectivityState::Idle, None);
-        if since.elapsed() >= LONG_LIVED || !*self.wants.borrow() {
+        if since.elapsed() >= LONG_LIVED || connection.has_answered() || !*self.wants.borrow() {
             return None;
         }
         Some(Status::unavailable(format!(

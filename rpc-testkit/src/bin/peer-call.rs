@@ -29,8 +29,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(|end| u8::from_str_radix(&body[end - 1..=end], 16))
             .collect::<Result<Vec<u8>, _>>()?;
         let method = Method::dynamic(path, MethodKind::Unary, Codec::raw(), Codec::raw());
-        let request = Request::new(Bytes::from(body))
-            .with_timeout(Duration::from_millis(timeout.parse()?));
+        let request =
+            Request::new(Bytes::from(body)).with_timeout(Duration::from_millis(timeout.parse()?));
         match channel.unary(&method, request).await {
             Ok(reply) => {
                 let mut hex = String::new();

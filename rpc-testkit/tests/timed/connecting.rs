@@ -83,8 +83,8 @@ async fn a_connection_that_breaks_is_opened_again_at_once() {
     let server = serve().await;
     let proxy = FaultProxy::to(&server.uri).await;
     let test = TestClient::new(soon(Channel::connect(&proxy.uri())).await.unwrap());
-    // A connection that has not lived for a second counts as one that failed.
-    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    // A connection that has neither answered a call nor lived for a second counts as one that failed.
+    test.echo(Message::default()).await.unwrap();
     proxy.cut();
     until(async || proxy.connections() == 2).await;
     let waiting = request(Message::default(), Duration::from_secs(5)).with_wait_for_ready();

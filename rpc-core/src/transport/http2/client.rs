@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) lost: Option<Arc<Lost>>,
     /// No more calls will come.
     pub(super) unheld: bool,
+    /// A response has come.
+    answered: bool,
     /// When the driver looks at the time next, whatever else happens.
     pub(super) armed: Option<std::time::Instant>,
 }
@@ -150,6 +152,7 @@ pub(crate) async fn connect(
             driver: None,
             lost: None,
             unheld: false,
+            answered: false,
             armed: None,
         }),
         wire: Mutex::new(Wire {
@@ -221,6 +224,11 @@ impl Connection {
     /// Whether new calls can be opened.
     pub(crate) fn is_usable(&self) -> bool {
         *self.usable.borrow()
+    }
+
+    /// Whether a call on it was answered, which shows that it worked.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.shared.lock().answered
     }
 
     /// Waits until no new calls can be opened, because of a GOAWAY or because the connection broke.
@@ -392,6 +400,7 @@ impl State {
         decoded: Option<Result<ClientHead, StreamError>>,
         end: bool,
     ) -> Option<Waker> {
+        self.answered = true;
         let call = self.call(key)?;
         match (known, decoded) {
             (Some(KnownHead::Plain(encoding)), _) if !end => {
