@@ -2,18 +2,22 @@
 
 use std::borrow::Cow;
 
-/// Printable ASCII except `%` stands for itself, every other byte of the UTF-8 text as `%XX`.
+/// Printable ASCII except `%` stands for itself, every other byte of the UTF-8 text as `%XX`; spaces at
+/// the ends too, since no field value may have them (RFC 9113 section 8.2.1).
 pub(crate) fn encode(message: &str) -> Cow<'_, str> {
     let plain = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'%';
-    if message.bytes().all(plain) {
+    let inside = message.trim_matches(' ');
+    if inside.len() == message.len() && message.bytes().all(plain) {
         return Cow::Borrowed(message);
     }
+    let start = message.len() - message.trim_start_matches(' ').len();
+    let inside = start..start + inside.len();
     const HEX: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
     ];
     let mut encoded = String::with_capacity(message.len() + 32);
-    for byte in message.bytes() {
-        if plain(byte) {
+    for (place, byte) in message.bytes().enumerate() {
+        if plain(byte) && inside.contains(&place) {
             encoded.push(byte as char);
         } else {
             encoded.push('%');
@@ -65,9 +69,12 @@ mod tests {
             "%",
             "%4",
             "\u{7f}",
+            " ",
+            "  failed: ",
         ] {
             let encoded = encode(text);
             assert!(encoded.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
+            assert_eq!(encoded, encoded.trim());
             assert_eq!(decode(encoded.as_bytes()), text);
         }
         assert_eq!(encode("a%b"), "a%25b");

@@ -1,7 +1,6 @@
 """grpcio as client of our server and as server of our client; a line per case."""
 import concurrent.futures
 import subprocess
-import sys
 import threading
 import time
 
@@ -10,20 +9,7 @@ import test_pb2 as pb
 import test_pb2_grpc as rpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-server_binary, client_binary, cert_file, key_file = sys.argv[1:]
-passed, failed = 0, 0
-
-
-def case(name, run):
-    global passed, failed
-    try:
-        run()
-        passed += 1
-        print(f"ok {name}", flush=True)
-    except Exception as error:
-        failed += 1
-        print(f"FAILED {name}: {error!r}", flush=True)
-
+from common import bin, case, cert, finish, key, lines_of
 
 def code_of(call):
     try:
@@ -166,7 +152,7 @@ class Test(rpc.TestServicer):
 
 
 def our_server(arguments, connect):
-    process = subprocess.Popen([server_binary, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([f"{bin}/peer-server", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         port = process.stdout.readline().strip()
         connect(port)
@@ -181,37 +167,28 @@ def plain(port):
 
 
 def secure(port):
-    with open(cert_file, "rb") as file:
+    with open(cert, "rb") as file:
         credentials = grpc.ssl_channel_credentials(file.read())
     with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
         client_cases("TLS", channel)
 
 
 our_server([], plain)
-our_server([cert_file, key_file], secure)
+our_server([cert, key], secure)
 
-with open(cert_file, "rb") as cert, open(key_file, "rb") as key:
-    credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
+with open(cert, "rb") as chain, open(key, "rb") as private:
+    credentials = grpc.ssl_server_credentials([(private.read(), chain.read())])
 for tls in (False, True):
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=32), compression=grpc.Compression.Gzip)
     rpc.add_TestServicer_to_server(Test(), server)
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     if tls:
-        target, extra = f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}", [cert_file]
+        target, extra = f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}", [cert]
     else:
         target, extra = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", []
     server.start()
-    result = subprocess.run([client_binary, target, *extra], stdout=subprocess.PIPE, text=True, timeout=120)
-    for line in result.stdout.splitlines():
-        print(line, "(TLS)" if tls else "(plaintext)", flush=True)
-        if line.startswith("ok"):
-            passed += 1
-        else:
-            failed += 1
-    if result.returncode != 0 and not result.stdout:
-        failed += 1
+    lines_of([f"{bin}/peer-client", target, *extra], "of grpcio (TLS)" if tls else "of grpcio (plaintext)")
     server.stop(None).wait()
 
-print(f"{passed} passed, {failed} failed")
-sys.exit(1 if failed or not passed else 0)
+finish()
