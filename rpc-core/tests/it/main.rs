@@ -9,6 +9,7 @@ mod balancing;
 mod calls;
 mod dropped;
 mod first_bytes;
+mod h2_crate;
 mod health;
 mod interceptors;
 mod lifecycle;

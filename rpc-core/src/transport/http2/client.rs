@@ -719,9 +719,11 @@ impl UnaryCall {
             trailers,
         });
         self.done = true;
+        let had_output = state.machine.has_output();
         state.let_go(key);
-        // An early answer leaves a RST_STREAM to write.
-        let driver = if state.machine.has_output() && state.machine.stream_count() == 0 {
+        // An early answer leaves a RST_STREAM to write, and a stream that has waited may be open now.
+        // Of what was there before, the driver knows.
+        let driver = if !had_output && state.machine.has_output() {
             state.driver.take()
         } else {
             None
