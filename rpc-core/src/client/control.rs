@@ -66,6 +66,8 @@ pub(crate) struct Control {
     pub(crate) resolver: Box<dyn Resolver>,
     pub(crate) balancer: Box<dyn LoadBalancer>,
     pub(crate) dialer: Arc<Dialer>,
+    /// How many connections each endpoint has.
+    pub(crate) connections: usize,
     pub(crate) random: Arc<Random>,
     pub(crate) published: Arc<Published>,
 }
@@ -135,7 +137,7 @@ impl Control {
             if let Some(index) = known {
                 let mut entry = old.swap_remove(index);
                 if entry.candidate.endpoint.instance != endpoint.instance {
-                    entry.steering.retry_now.notify_one();
+                    entry.steering.retry_now();
                 }
                 entry.candidate.endpoint = Arc::new(endpoint);
                 entries.push(entry);
@@ -143,13 +145,8 @@ impl Control {
             }
             *next_id += 1;
             let endpoint = Arc::new(endpoint);
-            let subchannel = Subchannel::new(*next_id, Arc::clone(&endpoint));
-            let steering = subchannel::start(
-                subchannel.clone(),
-                Arc::clone(&self.dialer),
-                Arc::clone(&self.random),
-                changes.clone(),
-            );
+            let subchannel = Subchannel::new(*next_id, Arc::clone(&endpoint), self.connections);
+            let steering = subchannel::start(&subchannel, &self.dialer, &self.random, changes);
             let candidate = Candidate {
                 id: *next_id,
                 endpoint,
@@ -172,10 +169,7 @@ impl Control {
         let update = self.balancer.update(&candidates, Instant::now());
         for entry in entries {
             let wanted = update.connect.contains(&entry.candidate.id);
-            entry
-                .steering
-                .wanted
-                .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
+            entry.steering.want(wanted);
         }
         self.published.publish(update.picker);
     }

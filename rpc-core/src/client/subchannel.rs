@@ -1,6 +1,7 @@
-//! One endpoint and the connection to it: [`Subchannel`].
+//! One endpoint and the connections to it: [`Subchannel`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -18,7 +19,7 @@ use crate::transport::target::Dialer;
 /// backoff.
 const LONG_LIVED: Duration = Duration::from_secs(1);
 
-/// A handle on one endpoint and the connection to it; cheap to clone.
+/// A handle on one endpoint and the connections to it; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Subchannel(Arc<Inner>);
 
@@ -27,18 +28,23 @@ struct Inner {
     id: u64,
     endpoint: Arc<Endpoint>,
     name: Arc<str>,
-    connection: ArcSwapOption<Connection>,
+    /// One, unless the channel was told to have more.
+    connections: Box<[ArcSwapOption<Connection>]>,
+    /// The place of the next call's connection, when there are several.
+    turn: AtomicUsize,
     detached_ready: bool,
 }
 
 impl Subchannel {
-    pub(crate) fn new(id: u64, endpoint: Arc<Endpoint>) -> Self {
+    pub(crate) fn new(id: u64, endpoint: Arc<Endpoint>, count: usize) -> Self {
         let name = endpoint.address.to_string().into();
+        let connections = std::iter::repeat_with(ArcSwapOption::empty);
         Self(Arc::new(Inner {
             id,
             endpoint,
             name,
-            connection: ArcSwapOption::empty(),
+            connections: connections.take(count).collect(),
+            turn: AtomicUsize::new(0),
             detached_ready: false,
         }))
     }
@@ -55,7 +61,8 @@ impl Subchannel {
             id,
             endpoint: Arc::new(endpoint),
             name,
-            connection: ArcSwapOption::empty(),
+            connections: Box::default(),
+            turn: AtomicUsize::new(0),
             detached_ready: ready,
         }))
     }
@@ -76,23 +83,28 @@ impl Subchannel {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.detached_ready
-            || self
-                .0
-                .connection
-                .load()
-                .as_ref()
-                .is_some_and(|connection| connection.is_usable())
+            || self.0.connections.iter().any(|connection| {
+                let connection = connection.load();
+                connection.as_ref().is_some_and(|one| one.is_usable())
+            })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.0.name
     }
 
+    /// The connection of the next call: each in turn, and those that cannot be used left out.
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
-        self.0
-            .connection
-            .load_full()
-            .filter(|connection| connection.is_usable())
+        let all = &*self.0.connections;
+        let usable = |connection: &ArcSwapOption<Connection>| {
+            connection.load_full().filter(|one| one.is_usable())
+        };
+        if let [only] = all {
+            return usable(only);
+        }
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        let (before, from) = all.split_at(turn.checked_rem(all.len())?);
+        from.iter().chain(before).find_map(usable)
     }
 }
 
@@ -104,37 +116,58 @@ pub(crate) struct StateChange {
     pub(crate) error: Option<Status>,
 }
 
-/// How the control task steers a subchannel's task; dropping it ends the task.
+/// How the control task steers a subchannel's tasks; dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    pub(crate) wanted: watch::Sender<bool>,
-    pub(crate) retry_now: Arc<Notify>,
+    wanted: watch::Sender<bool>,
+    retry_now: Vec<Arc<Notify>>,
+}
+
+impl Steering {
+    /// Says whether there should be connections.
+    pub(crate) fn want(&self, wanted: bool) {
+        self.wanted
+            .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
+    }
+
+    /// Ends the wait between attempts to connect.
+    pub(crate) fn retry_now(&self) {
+        self.retry_now.iter().for_each(|notify| notify.notify_one());
+    }
 }
 
 /// Keeps one endpoint connected for as long as that is wanted.
 pub(crate) fn start(
-    subchannel: Subchannel,
-    dialer: Arc<Dialer>,
-    random: Arc<Random>,
-    changes: mpsc::UnboundedSender<StateChange>,
+    subchannel: &Subchannel,
+    dialer: &Arc<Dialer>,
+    random: &Arc<Random>,
+    changes: &mpsc::UnboundedSender<StateChange>,
 ) -> Steering {
     let (wanted, wants) = watch::channel(false);
-    let retry_now = Arc::new(Notify::new());
-    let runner = Runner {
-        subchannel,
-        dialer,
-        random,
-        changes,
-        wants,
-        retry_now: Arc::clone(&retry_now),
-        backoff: Backoff::default(),
+    let start = |place| {
+        let retry_now = Arc::new(Notify::new());
+        let runner = Runner {
+            subchannel: subchannel.clone(),
+            place,
+            dialer: Arc::clone(dialer),
+            random: Arc::clone(random),
+            changes: changes.clone(),
+            wants: wants.clone(),
+            retry_now: Arc::clone(&retry_now),
+            backoff: Backoff::default(),
+        };
+        tokio::spawn(runner.run());
+        retry_now
     };
-    tokio::spawn(runner.run());
+    let retry_now = (0..subchannel.0.connections.len()).map(start).collect();
     Steering { wanted, retry_now }
 }
 
+/// Keeps one connection of an endpoint open.
 struct Runner {
     subchannel: Subchannel,
+    /// Which of the connections.
+    place: usize,
     dialer: Arc<Dialer>,
     random: Arc<Random>,
     changes: mpsc::UnboundedSender<StateChange>,
@@ -176,7 +209,13 @@ impl Runner {
                 }
             }
         }
-        self.subchannel.0.connection.store(None);
+        self.store(None);
+    }
+
+    fn store(&self, connection: Option<Arc<Connection>>) {
+        if let Some(place) = self.subchannel.0.connections.get(self.place) {
+            place.store(connection);
+        }
     }
 
     /// Waits until a connection is wanted; false when the channel is gone, whatever it wanted last.
@@ -189,16 +228,13 @@ impl Runner {
         let since = Instant::now();
         let connection = Arc::new(connection);
         tracing::info!(endpoint = %self.subchannel.name(), "connected");
-        self.subchannel
-            .0
-            .connection
-            .store(Some(Arc::clone(&connection)));
+        self.store(Some(Arc::clone(&connection)));
         self.report(ConnectivityState::Ready, None);
         tokio::select! {
             () = connection.unusable() => {}
             () = gone(self.wants.clone()) => {}
         }
-        self.subchannel.0.connection.store(None);
+        self.store(None);
         tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
         self.report(ConnectivityState::Idle, None);
         if since.elapsed() >= LONG_LIVED || connection.has_answered() || !*self.wants.borrow() {
@@ -211,6 +247,10 @@ impl Runner {
     }
 
     fn report(&self, state: ConnectivityState, error: Option<Status>) {
+        // As long as another connection is there, the endpoint is ready.
+        if state != ConnectivityState::Ready && self.subchannel.is_ready() {
+            return;
+        }
         // Nobody listens once the channel is gone, and then nobody needs to know.
         let _ = self.changes.send(StateChange {
             id: self.subchannel.id(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rpc_http2::Limits;
 use tokio::net::TcpListener;
 
-use super::bound::{BoundServer, Listener, ServeError};
+use super::bound::BoundServer;
 use super::interceptor::ServerInterceptor;
+use super::listener::{Listener, ServeError};
 use super::router::{Router, Service};
 use super::shutdown::ShutdownHook;
 use crate::client::CallObserver;
@@ -29,6 +30,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             max_connections: 10_000,
+            accept_loops: 1,
             drain_timeout: Duration::from_secs(30),
             hooks: Vec::new(),
             health: None,
@@ -76,6 +78,7 @@ pub struct ServerBuilder {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::ServerTls>,
     pub(crate) max_connections: usize,
+    pub(crate) accept_loops: usize,
     pub(crate) drain_timeout: Duration,
     pub(crate) hooks: Vec<Box<dyn ShutdownHook>>,
     pub(crate) health: Option<crate::health::Health>,
@@ -148,6 +151,17 @@ impl ServerBuilder {
         self
     }
 
+    /// How many sockets and tasks accept connections; 1 by default.
+    ///
+    /// More than one share the port by `SO_REUSEPORT`, and the system spreads new connections over
+    /// them: for servers with so many short connections that one task is too few to accept them. A
+    /// unix socket, and a system without `SO_REUSEPORT`, has one whatever is asked for.
+    #[must_use]
+    pub fn accept_loops(mut self, loops: usize) -> Self {
+        self.accept_loops = loops.max(1);
+        self
+    }
+
     /// The most streams at once on one connection, 256 by default; a client queues more.
     #[must_use]
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
@@ -202,8 +216,8 @@ impl ServerBuilder {
     /// # Cancel safety
     /// Dropping the future opens nothing.
     pub async fn bind(self, address: impl AsRef<str>) -> Result<BoundServer, ServeError> {
-        let listener = Listener::bind(address.as_ref()).await?;
-        Ok(BoundServer::new(self, listener))
+        let (listeners, address) = Listener::bind(address.as_ref(), self.accept_loops).await?;
+        Ok(BoundServer::new(self, listeners, address))
     }
 
     /// Serves on a socket that is open already.
@@ -211,8 +225,8 @@ impl ServerBuilder {
     /// # Errors
     /// When the socket has no local address.
     pub fn listener(self, listener: TcpListener) -> Result<BoundServer, ServeError> {
-        let listener = Listener::tcp(listener)?;
-        Ok(BoundServer::new(self, listener))
+        let (listeners, address) = Listener::tcp(listener)?;
+        Ok(BoundServer::new(self, listeners, address))
     }
 
     /// Opens a socket and serves until the process ends.

@@ -1,23 +1,26 @@
 //! The server: [`Server`], [`Router`] and the services on it.
 
+mod accept;
 mod bound;
 mod builder;
 pub(crate) mod connection;
 mod function;
 mod handler;
 mod interceptor;
+mod listener;
 mod pace;
 mod router;
 mod send;
 mod shutdown;
 mod slot;
 
-pub use bound::{BoundAddr, BoundServer, ServeError};
+pub use bound::{BoundAddr, BoundServer};
 pub use builder::{Server, ServerBuilder};
 #[doc(hidden)]
 pub use function::{Answers, Streams};
 pub use handler::Finished;
 pub use interceptor::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
+pub use listener::ServeError;
 pub use pace::Dispatch;
 pub use router::{RawCall, Router, Service};
 pub use rpc_http2::{Limits, Rate};

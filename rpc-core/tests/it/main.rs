@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_server;
 mod balancing;
 mod calls;
+mod connections;
 mod dropped;
 mod first_bytes;
 mod h2_crate;

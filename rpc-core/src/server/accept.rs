@@ -1,0 +1,96 @@
+//! The accept loop, and the connections that it has accepted.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::connection::Served;
+use super::listener::Listener;
+use super::shutdown::ShutdownHandle;
+use crate::request::PeerAddr;
+use crate::transport::connector::Io;
+
+/// How long a TLS handshake may take.
+#[cfg(feature = "tls")]
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long accepting rests when the system has nothing left to accept with.
+const REST: Duration = Duration::from_millis(50);
+
+/// What the accept loops of a server share.
+#[derive(Clone)]
+pub(super) struct Accepting {
+    /// A place for each connection that may be open.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) served: Served,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<crate::ServerTls>,
+    /// Ends accepting, and lets the connections come to their ends.
+    pub(super) goaway: ShutdownHandle,
+}
+
+impl Accepting {
+    /// Accepts until the end is announced, then waits until the connections are done.
+    pub(super) async fn run(self, listener: Listener) {
+        let mut connections = JoinSet::new();
+        let accept = async {
+            // Only a semaphore that was closed has no places any more, and nobody closes it.
+            while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
+                match listener.accept().await {
+                    Ok((io, peer)) => {
+                        while connections.try_join_next().is_some() {}
+                        let accepting = self.clone();
+                        connections.spawn(async move {
+                            accepting.connection(io, peer).await;
+                            drop(slot);
+                        });
+                    }
+                    // It was gone before it was accepted; the next one is not worse for that.
+                    Err(error) if is_of_connection(&error) => {
+                        tracing::debug!(%error, "a connection ended before it was accepted");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a connection failed; accepting goes on");
+                        tokio::time::sleep(REST).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = self.goaway.requested() => {}
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn connection(self, io: Box<dyn Io>, peer: PeerAddr) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls {
+            match tokio::time::timeout(HANDSHAKE, tls.accept(io)).await {
+                Ok(Ok(io)) => self.served.serve(io, peer, self.goaway).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took longer than 10 s"),
+            }
+            return;
+        }
+        self.served.serve(io, peer, self.goaway).await;
+    }
+}
+
+/// Whether accepting failed because of the one connection that was to be accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::NotConnected
+            | Kind::InvalidInput
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+    )
+}

@@ -1,0 +1,145 @@
+//! Sockets that listen, and why there is none.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::bound::BoundAddr;
+use crate::client::Address;
+use crate::request::PeerAddr;
+use crate::transport::connector::{Io, prepare};
+
+/// How many connections the system may hold for one socket until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// Why a server could not be started.
+#[derive(Debug)]
+pub struct ServeError {
+    pub(super) address: String,
+    pub(super) what: &'static str,
+    pub(super) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} failed: {}", self.what, self.address, self.source)
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Opens so many sockets at one address; more than one of TCP share it by `SO_REUSEPORT`.
+    pub(crate) async fn bind(
+        text: &str,
+        count: usize,
+    ) -> Result<(Vec<Self>, BoundAddr), ServeError> {
+        let error = |source: Box<dyn std::error::Error + Send + Sync>| ServeError {
+            address: text.to_owned(),
+            what: "listening on",
+            source,
+        };
+        let address: Address = text.parse().map_err(|why| error(Box::new(why)))?;
+        match address {
+            Address::Tcp { host, port } => {
+                let first = TcpListener::bind((&*host, port));
+                let (listeners, address) = if count > 1 {
+                    shared((&host, port), count).await
+                } else {
+                    first.await.and_then(|first| {
+                        let address = first.local_addr()?;
+                        Ok((vec![first], address))
+                    })
+                }
+                .map_err(|why| error(why.into()))?;
+                let listeners = listeners.into_iter().map(Self::Tcp).collect();
+                Ok((listeners, BoundAddr::Tcp(address)))
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                // A socket file that nobody listens on any more is in the way of the next process.
+                if std::os::unix::net::UnixStream::connect(&path)
+                    .is_err_and(|why| why.kind() == io::ErrorKind::ConnectionRefused)
+                {
+                    let _ = std::fs::remove_file(&path);
+                }
+                let listener = UnixListener::bind(&path).map_err(|why| error(why.into()))?;
+                let address = BoundAddr::Unix(path.to_path_buf());
+                Ok((vec![Self::Unix(listener)], address))
+            }
+            _ => Err(error("a server needs host:port or unix:/path".into())),
+        }
+    }
+
+    pub(crate) fn tcp(listener: TcpListener) -> Result<(Vec<Self>, BoundAddr), ServeError> {
+        let address = listener.local_addr().map_err(|why| ServeError {
+            address: "the given socket".to_owned(),
+            what: "reading the address of",
+            source: why.into(),
+        })?;
+        Ok((vec![Self::Tcp(listener)], BoundAddr::Tcp(address)))
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Io>, PeerAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                prepare(&stream)?;
+                Ok((Box::new(stream), PeerAddr::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), PeerAddr::Unix))
+            }
+        }
+    }
+}
+
+/// Several sockets at one address; the system spreads the connections over them.
+async fn shared(name: (&str, u16), count: usize) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    let mut failure = None;
+    for address in tokio::net::lookup_host(name).await? {
+        match share(address, count) {
+            Ok(shared) => return Ok(shared),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::Error::other("the name has no address")))
+}
+
+fn share(mut address: SocketAddr, count: usize) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        #[cfg(unix)]
+        socket.set_reuseport(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        // The others take the port that the system chose for the first.
+        address = listener.local_addr()?;
+        listeners.push(listener);
+        if cfg!(not(unix)) {
+            break;
+        }
+    }
+    Ok((listeners, address))
+}
