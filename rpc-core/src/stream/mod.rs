@@ -2,5 +2,8 @@
 
 mod adapters;
 mod recv;
+mod unpack;
 
 pub use recv::RecvStream;
+
+pub(crate) use unpack::unpack;

@@ -5,14 +5,16 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use super::unpack::unpack;
 use crate::client::OpenedRecv;
 use crate::codec::Codec;
 use crate::transport::stream::{Event, RecvHalf};
 use crate::wire::compression::Encoding;
-use crate::wire::message::{self, MessageDecoder};
+use crate::wire::message::{self, MessageDecoder, Next};
 use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
 
 /// The messages that arrive in a call: requests in a handler, responses at a client.
@@ -21,6 +23,8 @@ use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
 pub struct RecvStream<T> {
     codec: Codec<T>,
     decoder: MessageDecoder,
+    /// A large message that is being decompressed.
+    unpacking: Option<BoxFuture<'static, Result<Bytes, Status>>>,
     source: Source,
     deadline: Option<Pin<Box<Sleep>>>,
     headers: Option<Metadata>,
@@ -94,6 +98,7 @@ impl<T> RecvStream<T> {
         Self {
             codec,
             decoder,
+            unpacking: None,
             source,
             deadline,
             headers: None,
@@ -151,16 +156,34 @@ impl<T> RecvStream<T> {
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
+            if let Some(unpacking) = &mut self.unpacking {
+                let Poll::Ready(unpacked) = unpacking.as_mut().poll(cx) else {
+                    return Poll::Pending;
+                };
+                self.unpacking = None;
+                let message = unpacked.and_then(|bytes| message::decode(self.codec, bytes));
+                return Poll::Ready(match message {
+                    Ok(message) => {
+                        self.delivered = true;
+                        Ok(Some(message))
+                    }
+                    Err(status) => Err(self.fail(status)),
+                });
+            }
             let small = self
                 .decoder
                 .with_small(|octets| message::decode_slice(self.codec, octets));
             let next = match small {
                 Some(decoded) => decoded.map(Some),
-                None => self.decoder.next().and_then(|bytes| {
-                    bytes
-                        .map(|bytes| message::decode(self.codec, bytes))
-                        .transpose()
-                }),
+                None => match self.decoder.advance() {
+                    Ok(Next::Missing) => Ok(None),
+                    Ok(Next::Message(bytes)) => message::decode(self.codec, bytes).map(Some),
+                    Ok(Next::Packed(unpacking)) => {
+                        self.unpacking = Some(Box::pin(unpack(unpacking)));
+                        continue;
+                    }
+                    Err(status) => Err(status),
+                },
             };
             match next {
                 Ok(Some(message)) => {

@@ -1,4 +1,12 @@
 //! Message compression.
+#![cfg_attr(
+    not(feature = "gzip"),
+    allow(
+        dead_code,
+        unused_variables,
+        reason = "there is no encoding to decompress"
+    )
+)]
 
 use bytes::Bytes;
 
@@ -84,34 +92,81 @@ pub(crate) fn compress(_encoding: Encoding, _message: &[u8]) -> Option<Vec<u8>> 
     None
 }
 
-/// Decompresses a message, giving up as soon as it is larger than the limit.
-pub(crate) fn decompress(
-    encoding: Encoding,
-    message: &[u8],
+/// How much of a message is decompressed in passing; what is larger is to be finished elsewhere.
+#[cfg(feature = "gzip")]
+const IN_PASSING: usize = 64 * 1024;
+
+/// What a compressed message is.
+pub(crate) enum Unpacked {
+    Whole(Bytes),
+    /// So large that nobody should wait for it on the task of a connection.
+    Large(Box<Unpacking>),
+}
+
+/// A message on its way out of its compression.
+pub(crate) struct Unpacking {
+    #[cfg(feature = "gzip")]
+    decoder: flate2::read::GzDecoder<bytes::buf::Reader<Bytes>>,
+    output: Vec<u8>,
     limit: usize,
-) -> Result<Bytes, Status> {
+}
+
+/// Begins to decompress a message.
+pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result<Unpacked, Status> {
     match encoding {
         Encoding::Identity => Err(Status::internal(
             "a message is marked as compressed, and the call has no grpc-encoding",
         )),
         #[cfg(feature = "gzip")]
         Encoding::Gzip => {
-            use std::io::Read as _;
-            let mut output = Vec::new();
-            let allowed = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-            flate2::read::GzDecoder::new(message)
-                .take(allowed)
-                .read_to_end(&mut output)
-                .map_err(|error| {
-                    Status::internal("a gzip message does not decompress").with_source(error)
-                })?;
-            if output.len() > limit {
-                return Err(Status::resource_exhausted(format!(
-                    "a message is larger than the limit of {limit} bytes after decompression"
-                )));
-            }
-            Ok(output.into())
+            let mut unpacking = Unpacking {
+                decoder: flate2::read::GzDecoder::new(bytes::Buf::reader(message)),
+                output: Vec::new(),
+                limit,
+            };
+            Ok(if unpacking.advance(IN_PASSING)? {
+                Unpacked::Whole(unpacking.output.into())
+            } else {
+                Unpacked::Large(Box::new(unpacking))
+            })
         }
+    }
+}
+
+impl Unpacking {
+    /// Decompresses the rest, giving up as soon as it is larger than the limit.
+    pub(crate) fn finish(mut self) -> Result<Bytes, Status> {
+        self.advance(usize::MAX)?;
+        Ok(self.output.into())
+    }
+
+    /// Decompresses up to so many octets; whether that was all.
+    #[cfg(feature = "gzip")]
+    fn advance(&mut self, most: usize) -> Result<bool, Status> {
+        use std::io::Read as _;
+        let room = self
+            .limit
+            .saturating_sub(self.output.len())
+            .saturating_add(1);
+        let most = u64::try_from(most.min(room)).unwrap_or(u64::MAX);
+        let read = (&mut self.decoder)
+            .take(most)
+            .read_to_end(&mut self.output)
+            .map_err(|error| {
+                Status::internal("a gzip message does not decompress").with_source(error)
+            })?;
+        if self.output.len() > self.limit {
+            return Err(Status::resource_exhausted(format!(
+                "a message is larger than the limit of {} bytes after decompression",
+                self.limit
+            )));
+        }
+        Ok(u64::try_from(read).is_ok_and(|read| read < most))
+    }
+
+    #[cfg(not(feature = "gzip"))]
+    fn advance(&mut self, _most: usize) -> Result<bool, Status> {
+        Ok(self.output.len() <= self.limit)
     }
 }
 
@@ -119,6 +174,27 @@ pub(crate) fn decompress(
 mod tests {
     use super::*;
     use crate::Code;
+
+    fn decompress(encoding: Encoding, message: &[u8], limit: usize) -> Result<Bytes, Status> {
+        match unpack(encoding, Bytes::copy_from_slice(message), limit)? {
+            Unpacked::Whole(message) => Ok(message),
+            Unpacked::Large(unpacking) => unpacking.finish(),
+        }
+    }
+
+    #[test]
+    fn what_is_large_is_finished_elsewhere() {
+        for (size, large) in [
+            (0, false),
+            (IN_PASSING - 1, false),
+            (IN_PASSING, true),
+            (1 << 20, true),
+        ] {
+            let packed = compress(Encoding::Gzip, &vec![7; size]).unwrap();
+            let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20).unwrap();
+            assert_eq!(matches!(unpacked, Unpacked::Large(_)), large, "{size}");
+        }
+    }
 
     #[test]
     fn gzip_round_trips_and_respects_the_limit() {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::compression::{self, Encoding};
+use super::compression::{self, Encoding, Unpacked, Unpacking};
 use crate::codec::Codec;
 use crate::{Code, Status};
 
@@ -65,6 +65,15 @@ pub(crate) struct MessageDecoder {
     limit: usize,
 }
 
+/// What comes next in a stream of messages.
+pub(crate) enum Next {
+    /// It has not arrived yet.
+    Missing,
+    Message(Bytes),
+    /// A large one that is compressed.
+    Packed(Box<Unpacking>),
+}
+
 impl MessageDecoder {
     pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
         Self {
@@ -109,13 +118,22 @@ impl MessageDecoder {
         Some(result)
     }
 
-    /// The next whole message, decompressed.
+    /// The next whole message, decompressed whatever its size.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        Ok(match self.advance()? {
+            Next::Missing => None,
+            Next::Message(message) => Some(message),
+            Next::Packed(unpacking) => Some(unpacking.finish()?),
+        })
+    }
+
+    /// The next whole message.
+    pub(crate) fn advance(&mut self) -> Result<Next, Status> {
         let (compressed, length) = match self.header {
             Some(header) => header,
             None => {
                 if self.buffered < PREFIX {
-                    return Ok(None);
+                    return Ok(Next::Missing);
                 }
                 let mut prefix = self.take(PREFIX);
                 let flag = prefix.get_u8();
@@ -140,15 +158,19 @@ impl MessageDecoder {
             }
         };
         if self.buffered < length {
-            return Ok(None);
+            return Ok(Next::Missing);
         }
         self.header = None;
         let message = self.take(length);
-        if compressed {
-            compression::decompress(self.encoding, &message, self.limit).map(Some)
-        } else {
-            Ok(Some(message))
+        if !compressed {
+            return Ok(Next::Message(message));
         }
+        Ok(
+            match compression::unpack(self.encoding, message, self.limit)? {
+                Unpacked::Whole(message) => Next::Message(message),
+                Unpacked::Large(unpacking) => Next::Packed(unpacking),
+            },
+        )
     }
 
     /// The stream is over: an error when that is in the middle of a message.

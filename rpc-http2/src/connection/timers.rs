@@ -179,7 +179,8 @@ impl Connection {
         let mut blocked = false;
         let mut stalled = Vec::new();
         self.streams.for_each_open(|key, stream| {
-            if stream.is_drained() {
+            // What waits for room of the connection waits for the same peer.
+            if stream.is_drained() && !stream.flags.wants_room {
                 stream.stalled = 0;
                 return;
             }

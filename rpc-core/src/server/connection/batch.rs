@@ -1,9 +1,8 @@
 //! What one read brings: calls are taken in under the lock, run without it, and answered under it.
 
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
 use rpc_http2::hpack::Block;
@@ -16,12 +15,14 @@ use super::driver::{reason, wake_roomy};
 use super::halves::{Hold, Requests, Responses};
 use super::heads::{Heads, RequestHead, Target};
 use super::report::{Admission, Report, tell};
+use super::unary::{self, Timed, go_on, too_many, unpack_and_start};
 use crate::server::handler::{CatchPanic, Handler, IncomingCall, Single, panicked};
 use crate::server::pace::SLOW;
 use crate::server::router::Ended;
-use crate::server::slot::{Answer, Ran, UnaryHandler};
+use crate::server::slot::{Answer, Ran};
 use crate::transport::http2::assembler::Assembler;
-use crate::wire::message::{MessageDecoder, PREFIX};
+use crate::wire::compression::Unpacking;
+use crate::wire::message::{Next, PREFIX};
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
 /// What is kept of the memory for responses.
@@ -58,6 +59,8 @@ enum Message {
     /// In what was read.
     Read(Range<usize>),
     Own(Bytes),
+    /// Large, and compressed.
+    Packed(Box<Unpacking>),
 }
 
 /// A call of this batch that has run.
@@ -360,7 +363,12 @@ impl Batch {
                 state.machine.consume(key, data.len());
                 gathering.assembler.push(data);
                 if end || gathering.assembler.is_over() {
-                    let message = single_of(gathering);
+                    let body = gathering.assembler.take_all().unwrap_or_default();
+                    let message = unary::single(&gathering.call, body).map(|next| match next {
+                        Next::Message(message) => Message::Own(message),
+                        Next::Packed(unpacking) => Message::Packed(unpacking),
+                        Next::Missing => Message::Awaited,
+                    });
                     self.gathered(state, key, message);
                 }
             }
@@ -425,6 +433,24 @@ impl Batch {
             let octets = match &message {
                 Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
                 Message::Own(message) => message,
+                Message::Packed(_) => {
+                    let handler = Arc::clone(handler);
+                    if let Some(call) = place.take()
+                        && let Message::Packed(unpacking) =
+                            std::mem::replace(message, Message::Awaited)
+                    {
+                        let deadline = call.deadline;
+                        let future = unpack_and_start(handler, call, unpacking);
+                        let scoped = Box::pin(Deadline::scope(deadline, future));
+                        self.ran.push(Polled {
+                            key,
+                            deadline,
+                            outcome: Outcome::Task(scoped),
+                            report,
+                        });
+                    }
+                    continue;
+                }
                 Message::Awaited => continue,
             };
             let deadline = call.deadline;
@@ -527,58 +553,6 @@ impl Batch {
     }
 }
 
-fn too_many(shared: &Shared) -> Status {
-    Status::resource_exhausted(format!(
-        "{} handlers are running, as many as this server allows",
-        shared.served.options.max_handlers
-    ))
-}
-
-/// Lets a call go on as a task.
-fn go_on(
-    shared: &Arc<Shared>,
-    state: &mut State,
-    key: StreamKey,
-    deadline: Option<Deadline>,
-    future: BoxFuture<'static, Result<Single, Status>>,
-    report: Option<Box<Report>>,
-) {
-    let Some(admission) = Admission::try_new(&shared.served) else {
-        let status = too_many(shared);
-        state.refuse(key, &status, false);
-        state.forget(key);
-        return state.ended(report, Some(status));
-    };
-    if !state.machine.is_open(key) {
-        // The client has gone meanwhile, so the handler goes too.
-        state.forget(key);
-        return;
-    }
-    if let Some(deadline) = deadline {
-        state.wheel.set(key.index(), deadline.instant().into_std());
-    }
-    let hold = Hold {
-        shared: Arc::clone(shared),
-        key,
-        admission: Some(admission),
-    };
-    let task = tokio::spawn(async move {
-        let outcome = CatchPanic(future).await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
-        hold.finish_single(outcome);
-    });
-    state.insert(Call {
-        key,
-        stage: Stage::Task {
-            abort: Some(task.abort_handle()),
-            inbox: Inbox::new(0, true),
-            sender: None,
-        },
-        report,
-        head_sent: false,
-    });
-}
-
 /// Whether these octets are one message that is not compressed, and nothing else.
 fn is_whole_message(octets: &[u8]) -> bool {
     match octets.first_chunk::<PREFIX>() {
@@ -588,44 +562,4 @@ fn is_whole_message(octets: &[u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// A call as a task, whose first poll says how fast its method is.
-struct Timed<T> {
-    future: BoxFuture<'static, T>,
-    handler: Arc<dyn UnaryHandler>,
-    first: bool,
-}
-
-impl<T> Future for Timed<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if !std::mem::replace(&mut self.first, false) {
-            return self.future.as_mut().poll(cx);
-        }
-        let start = std::time::Instant::now();
-        let polled = self.future.as_mut().poll(cx);
-        self.handler.pace().polled(start.elapsed());
-        polled
-    }
-}
-
-/// The one message of a unary request.
-fn single_of(gathering: &mut Gathering) -> Result<Message, Status> {
-    let call = &gathering.call;
-    let mut decoder = MessageDecoder::new(call.encoding, call.limit);
-    decoder.push(gathering.assembler.take_all().unwrap_or_default());
-    let message = decoder.next()?.ok_or_else(|| match decoder.finish() {
-        Ok(()) => Status::internal(format!("the call of {} has no request message", call.path)),
-        Err(status) => status,
-    })?;
-    if decoder.next()?.is_some() {
-        return Err(Status::internal(format!(
-            "the call of {} has more than one request message",
-            call.path
-        )));
-    }
-    decoder.finish()?;
-    Ok(Message::Own(message))
 }

@@ -7,6 +7,7 @@ mod first;
 mod halves;
 mod heads;
 mod report;
+mod unary;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,9 +7,9 @@ use rpc_core::BoxFuture;
 use rpc_http2::frame::{flag, kind, setting};
 use rpc_testkit::raw::{Ended, RawClient, RawReader, frame, message, reset};
 
-const ECHO: &str = "/testkit.v1.Test/Echo";
-const HANG: &str = "/testkit.v1.Test/Hang";
-const STREAM: &str = "/testkit.v1.Test/ServerStream";
+pub(crate) const ECHO: &str = "/testkit.v1.Test/Echo";
+pub(crate) const HANG: &str = "/testkit.v1.Test/Hang";
+pub(crate) const STREAM: &str = "/testkit.v1.Test/ServerStream";
 const CHAT: &str = "/testkit.v1.Test/Chat";
 const CANCEL: u32 = 8;
 /// How long a connection has to end once the attack is over.
@@ -243,7 +243,7 @@ const IN_FLIGHT: u32 = 64;
 
 /// Makes calls as a client does that waits for its answers; what comes back says whether there will
 /// be one.
-async fn converse(
+pub(crate) async fn converse(
     client: &mut RawClient,
     reader: &mut RawReader,
     times: u32,
@@ -436,42 +436,4 @@ async fn small_data(address: &str) -> io::Result<Went> {
         frame(kind::DATA, 0, stream, &octet)
     })
     .await)
-}
-
-/// Streams that announce a message of 4 MiB and send no more of it; holds them while it is looked at.
-pub(crate) async fn lying_lengths(
-    address: &str,
-    streams: u32,
-) -> io::Result<(RawClient, RawReader)> {
-    let (mut client, reader) = RawClient::connect(address, &[]).await?;
-    for _ in 0..streams {
-        let (stream, mut frames) = client.head(ECHO, false);
-        frames.extend(frame(kind::DATA, 0, stream, &[0, 0, 0x40, 0, 0]));
-        client.write(&frames).await?;
-    }
-    Ok((client, reader))
-}
-
-/// Streams of responses that are never read, with windows as large as they can be.
-pub(crate) async fn unread_responses(
-    address: &str,
-    streams: u32,
-) -> io::Result<(RawClient, RawReader)> {
-    let settings = [(setting::INITIAL_WINDOW_SIZE, 0x7fff_ffff)];
-    let (mut client, reader) = RawClient::connect(address, &settings).await?;
-    client
-        .write(&frame(
-            kind::WINDOW_UPDATE,
-            0,
-            0,
-            &0x7fff_0000u32.to_be_bytes(),
-        ))
-        .await?;
-    // A million messages of 16 KiB: fields 1 and 2 of StreamRequest.
-    let request = [8, 0xc0, 0x84, 0x3d, 16, 0x80, 0x80, 1];
-    for _ in 0..streams {
-        let frames = client.call(STREAM, &request).1;
-        client.write(&frames).await?;
-    }
-    Ok((client, reader))
 }

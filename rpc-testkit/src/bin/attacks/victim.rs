@@ -4,10 +4,13 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rpc_core::Server;
 use rpc_core::server::Limits;
+use rpc_core::{Channel, Server};
 use rpc_testkit::TestService;
-use rpc_testkit::proto::TestServer;
+use rpc_testkit::proto::{Message, TestClient, TestServer};
+
+/// How long a server may take to come to rest after an attack.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Serves the test service until standard input ends; the words say which limits are off.
 pub(crate) fn serve(off: &[String]) -> ExitCode {
@@ -49,6 +52,8 @@ fn turn_off(limits: &mut Limits, name: &str) {
         "idle_frames" => limits.idle_frames = None,
         "empty_data" => limits.empty_data = None,
         "stall" => limits.stall = None,
+        // Not off, but so short that it can be waited for.
+        "stall=4" => limits.stall = Some(Duration::from_secs(4)),
         "header_block" => {
             limits.header_block = usize::MAX >> 1;
             limits.continuations = u32::MAX;
@@ -63,6 +68,8 @@ fn turn_off(limits: &mut Limits, name: &str) {
 pub(crate) struct Victim {
     child: Child,
     pub(crate) address: String,
+    /// What it has open when nobody is connected.
+    quiet_descriptors: usize,
 }
 
 impl Drop for Victim {
@@ -86,7 +93,56 @@ impl Victim {
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
         let address = line.trim().to_owned();
-        Ok(Self { child, address })
+        let mut victim = Self {
+            child,
+            address,
+            quiet_descriptors: 0,
+        };
+        victim.quiet_descriptors = victim.descriptors()?;
+        Ok(victim)
+    }
+
+    /// Starts one that may have so many descriptors.
+    pub(crate) fn with_descriptors(descriptors: u64) -> io::Result<Self> {
+        let victim = Self::start(&[])?;
+        let limit = Some(descriptors);
+        let rlimit = rustix::process::Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        let pid = i32::try_from(victim.child.id()).ok();
+        let pid = pid.and_then(rustix::process::Pid::from_raw);
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, rlimit)?;
+        Ok(victim)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> io::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
+    /// Waits until it runs no handler and holds no connection any more.
+    pub(crate) async fn is_quiet(&self) -> bool {
+        let quiet = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let Ok(descriptors) = self.descriptors() else {
+                    return false;
+                };
+                if descriptors > self.quiet_descriptors {
+                    continue;
+                }
+                let Ok(channel) = Channel::connect(&format!("http://{}", self.address)).await
+                else {
+                    return false;
+                };
+                let counts = TestClient::new(channel).dropped(Message::default()).await;
+                if counts.is_ok_and(|counts| counts.get_ref().started == counts.get_ref().dropped) {
+                    return true;
+                }
+            }
+        };
+        tokio::time::timeout(QUIET, quiet).await.unwrap_or(false)
     }
 
     /// Its resident memory in KiB.

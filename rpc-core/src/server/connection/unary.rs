@@ -1,0 +1,123 @@
+//! Unary calls that run as tasks.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use rpc_http2::StreamKey;
+
+use super::Shared;
+use super::calls::{Call, Inbox, Stage, State};
+use super::halves::Hold;
+use super::report::{Admission, Report};
+use crate::server::handler::{CatchPanic, IncomingCall, Single, panicked};
+use crate::server::slot::UnaryHandler;
+use crate::stream::unpack;
+use crate::wire::compression::Unpacking;
+use crate::wire::message::{MessageDecoder, Next};
+use crate::{BoxFuture, Deadline, Status};
+
+pub(super) fn too_many(shared: &Shared) -> Status {
+    Status::resource_exhausted(format!(
+        "{} handlers are running, as many as this server allows",
+        shared.served.options.max_handlers
+    ))
+}
+
+/// Lets a call go on as a task.
+pub(super) fn go_on(
+    shared: &Arc<Shared>,
+    state: &mut State,
+    key: StreamKey,
+    deadline: Option<Deadline>,
+    future: BoxFuture<'static, Result<Single, Status>>,
+    report: Option<Box<Report>>,
+) {
+    let Some(admission) = Admission::try_new(&shared.served) else {
+        let status = too_many(shared);
+        state.refuse(key, &status, false);
+        state.forget(key);
+        return state.ended(report, Some(status));
+    };
+    if !state.machine.is_open(key) {
+        // The client has gone meanwhile, so the handler goes too.
+        state.forget(key);
+        return;
+    }
+    if let Some(deadline) = deadline {
+        state.wheel.set(key.index(), deadline.instant().into_std());
+    }
+    let hold = Hold {
+        shared: Arc::clone(shared),
+        key,
+        admission: Some(admission),
+    };
+    let task = tokio::spawn(async move {
+        let outcome = CatchPanic(future).await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
+        hold.finish_single(outcome);
+    });
+    state.insert(Call {
+        key,
+        stage: Stage::Task {
+            abort: Some(task.abort_handle()),
+            inbox: Inbox::new(0, true),
+            sender: None,
+        },
+        report,
+        head_sent: false,
+    });
+}
+
+/// A call as a task, whose first poll says how fast its method is.
+pub(super) struct Timed<T> {
+    pub(super) future: BoxFuture<'static, T>,
+    pub(super) handler: Arc<dyn UnaryHandler>,
+    pub(super) first: bool,
+}
+
+impl<T> Future for Timed<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if !std::mem::replace(&mut self.first, false) {
+            return self.future.as_mut().poll(cx);
+        }
+        let start = std::time::Instant::now();
+        let polled = self.future.as_mut().poll(cx);
+        self.handler.pace().polled(start.elapsed());
+        polled
+    }
+}
+
+/// Runs a call whose message is still compressed.
+pub(super) async fn unpack_and_start(
+    handler: Arc<dyn UnaryHandler>,
+    call: IncomingCall,
+    unpacking: Box<Unpacking>,
+) -> Result<Single, Status> {
+    let message = unpack(unpacking).await?;
+    handler.start(call, message).await
+}
+
+/// The one message of a unary request.
+pub(super) fn single(call: &IncomingCall, body: Bytes) -> Result<Next, Status> {
+    let mut decoder = MessageDecoder::new(call.encoding, call.limit);
+    decoder.push(body);
+    let message = decoder.advance()?;
+    let rest = decoder.finish();
+    let path = &call.path;
+    match (&message, decoder.advance()?) {
+        (Next::Missing, _) => {
+            rest?;
+            Err(Status::internal(format!(
+                "the call of {path} has no request message"
+            )))
+        }
+        (_, Next::Missing) => rest.map(|()| message),
+        _ => Err(Status::internal(format!(
+            "the call of {path} has more than one request message"
+        ))),
+    }
+}
