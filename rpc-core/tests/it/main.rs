@@ -14,5 +14,6 @@ mod h2_crate;
 mod health;
 mod interceptors;
 mod lifecycle;
+mod paths;
 mod scripted;
 mod streams;
