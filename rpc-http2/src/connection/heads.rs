@@ -124,7 +124,10 @@ impl Connection {
             let reason = match summary.response() {
                 Ok(100..=199) if end => "an informational response ends the stream",
                 // Section 8.1: informational, the response itself follows.
-                Ok(100..=199) => return Ok(Step::Done),
+                Ok(100..=199) => {
+                    self.count_idle(now)?;
+                    return Ok(Step::Done);
+                }
                 Ok(_) if end && summary.content_length.is_some_and(|length| length > 0) => {
                     "the length of the body is not the content-length"
                 }

@@ -490,5 +490,3 @@ impl Connection {
     }
 }
 
-#[cfg(test)]
-mod tests;

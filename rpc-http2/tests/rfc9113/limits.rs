@@ -1,0 +1,285 @@
+//! Each limit: the attack that it stops, the same from somebody who means well, and the attack
+//! without the limit.
+
+use std::time::Duration;
+
+use rpc_http2::frame::{PREFACE, flag, kind};
+use rpc_http2::{Config, ErrorCode, Limits, Role};
+
+use crate::support::*;
+
+const CALM: Came = Came::Connection(ErrorCode::ENHANCE_YOUR_CALM);
+
+fn config(change: impl FnOnce(&mut Limits)) -> Config {
+    let mut config = Config::default();
+    change(&mut config.limits);
+    config
+}
+
+/// Repeats an act on a server until it has had enough; how often that was.
+fn repeat(config: Config, times: u32, mut act: impl FnMut(&mut Peer, u32)) -> (Peer, u32) {
+    let mut peer = Peer::ready(Role::Server, config);
+    for number in 0..times {
+        if peer.machine.error().is_some() {
+            return (peer, number);
+        }
+        act(&mut peer, 2 * number + 1);
+        for key in std::mem::take(&mut peer.keys) {
+            peer.machine.release(key);
+        }
+    }
+    (peer, times)
+}
+
+fn rapid_reset(peer: &mut Peer, stream: u32) {
+    peer.feed(&headers(stream, &REQUEST, true));
+    peer.feed(&reset(stream, 8));
+    peer.sent();
+}
+
+#[test]
+fn early_resets() {
+    let (peer, acts) = repeat(config(|_| {}), 5_000, rapid_reset);
+    assert_eq!((peer.calmed(), acts), (true, 1_000));
+    // One stream in four, which is less than half.
+    let (mut peer, acts) = repeat(config(|_| {}), 20_000, |peer, stream| {
+        peer.feed(&headers(stream, &REQUEST, true));
+        if stream % 8 == 1 {
+            peer.feed(&reset(stream, 8));
+        } else {
+            let last = peer.keys.len() - 1;
+            peer.respond(last, true);
+        }
+        peer.sent();
+    });
+    assert_eq!((peer.machine.error(), acts), (None, 20_000));
+    peer.sent();
+    // The same number over a longer time.
+    let (peer, acts) = repeat(config(|_| {}), 5_000, |peer, stream| {
+        peer.now += Duration::from_millis(12);
+        rapid_reset(peer, stream);
+    });
+    assert_eq!((peer.machine.error(), acts), (None, 5_000));
+    let (peer, acts) = repeat(
+        config(|limits| limits.early_resets = None),
+        5_000,
+        rapid_reset,
+    );
+    assert_eq!((peer.machine.error(), acts), (None, 5_000));
+}
+
+fn made_reset(peer: &mut Peer, stream: u32) {
+    peer.feed(&headers(stream, &REQUEST, false));
+    peer.feed(&window_update(stream, 0));
+    peer.sent();
+}
+
+#[test]
+fn caused_resets() {
+    let (peer, acts) = repeat(config(|_| {}), 1_000, made_reset);
+    assert_eq!((peer.calmed(), acts), (true, 200));
+    // Late frames on streams that this side has reset.
+    let (peer, acts) = repeat(config(|_| {}), 10_000, |peer, stream| {
+        peer.feed(&headers(stream, &REQUEST, false));
+        peer.machine.reset(peer.keys[0], ErrorCode::CANCEL);
+        peer.feed(&data(stream, 10, true));
+        peer.feed(&window_update(stream, 1000));
+        peer.sent();
+        peer.now += Duration::from_millis(1);
+    });
+    assert_eq!((peer.machine.error(), acts), (None, 10_000));
+    let (peer, acts) = repeat(
+        config(|limits| limits.caused_resets = None),
+        1_000,
+        made_reset,
+    );
+    assert_eq!((peer.machine.error(), acts), (None, 1_000));
+}
+
+#[test]
+fn unsent_answers() {
+    let ping = |peer: &mut Peer, _| peer.feed(&frame(kind::PING, 0, 0, &[1; 8]));
+    let (mut peer, acts) = repeat(config(|_| {}), 5_000, ping);
+    assert_eq!((peer.came(), acts), (CALM, 1_001));
+    // Each is read before the next.
+    let (peer, acts) = repeat(config(|_| {}), 5_000, |peer, number| {
+        ping(peer, number);
+        peer.sent();
+    });
+    assert_eq!((peer.machine.error(), acts), (None, 5_000));
+    let (peer, acts) = repeat(config(|limits| limits.unsent_answers = None), 5_000, ping);
+    assert_eq!((peer.machine.error(), acts), (None, 5_000));
+}
+
+#[test]
+fn idle_frames() {
+    for idle in [
+        frame(kind::PRIORITY, 0, 1, &[0; 5]),
+        frame(0xee, 0, 0, &[]),
+        frame(kind::SETTINGS, flag::ACK, 0, &[]),
+        frame(kind::PING, flag::ACK, 0, &[9; 8]),
+    ] {
+        let act = |peer: &mut Peer, _| peer.feed(&idle);
+        let (mut peer, acts) = repeat(config(|_| {}), 50_000, act);
+        assert_eq!(peer.came(), CALM);
+        assert!((19_900..=20_000).contains(&acts), "{acts}");
+        // A thousand a second.
+        let (peer, acts) = repeat(config(|_| {}), 50_000, |peer, _| {
+            peer.now += Duration::from_millis(1);
+            peer.feed(&idle);
+        });
+        assert_eq!((peer.machine.error(), acts), (None, 50_000));
+        let (peer, acts) = repeat(config(|limits| limits.idle_frames = None), 50_000, act);
+        assert_eq!((peer.machine.error(), acts), (None, 50_000));
+    }
+}
+
+#[test]
+fn informational_responses_count_as_idle() {
+    let mut peer = Peer::at(Role::Client, At::Open).unwrap();
+    let early = headers(1, &[(":status", "103")], false);
+    for _ in 0..30_000 {
+        peer.feed(&early);
+    }
+    assert_eq!(peer.came(), CALM);
+}
+
+#[test]
+fn empty_data() {
+    let begin = |peer: &mut Peer| peer.feed(&headers(1, &REQUEST, false));
+    let attack = |limits: fn(&mut Limits)| {
+        let mut peer = Peer::ready(Role::Server, config(limits));
+        begin(&mut peer);
+        for _ in 0..1_000 {
+            peer.feed(&data(1, 0, false));
+        }
+        peer.came()
+    };
+    assert_eq!(attack(|_| {}), CALM);
+    assert_eq!(attack(|limits| limits.empty_data = None), Came::Ignored);
+    // An empty frame every now and then, and one at the end of each stream.
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    begin(&mut peer);
+    for _ in 0..10_000 {
+        peer.feed(&data(1, 0, false));
+        peer.feed(&data(1, 1, false));
+    }
+    assert_eq!(peer.came(), Came::Ignored);
+}
+
+#[test]
+fn header_blocks() {
+    let attack = |limits: fn(&mut Limits), size: usize, count: usize| {
+        let mut peer = Peer::ready(Role::Server, config(limits));
+        let (head, piece) = (block(&REQUEST), [0, 1, b'a', 1, b'b'].repeat(size / 5));
+        peer.feed(&frame(kind::HEADERS, flag::END_STREAM, 1, &head));
+        for _ in 0..count {
+            peer.feed(&frame(kind::CONTINUATION, 0, 1, &piece));
+        }
+        peer.feed(&frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]));
+        peer
+    };
+    let off = |limits: &mut Limits| {
+        limits.header_block = usize::MAX;
+        limits.continuations = u32::MAX;
+    };
+    assert_eq!(attack(|_| {}, 0, 8).came(), CALM);
+    assert_eq!(attack(|_| {}, 16_000, 5).came(), CALM);
+    assert_eq!(attack(off, 0, 100).came(), Came::Ignored);
+    assert_eq!(attack(off, 16_000, 20).came(), Came::Ignored);
+    // 12 KiB in three pieces.
+    let mut peer = attack(|_| {}, 600, 7);
+    assert_eq!(peer.came(), Came::Ignored);
+    assert_eq!(peer.seen[1..2], ["head true"]);
+}
+
+#[test]
+fn the_time_of_header_blocks_and_of_the_handshake() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&frame(kind::HEADERS, 0, 1, &block(&REQUEST)));
+    let due = peer.machine.next_timeout().unwrap();
+    assert_eq!(due, peer.now + Duration::from_secs(5));
+    assert!(
+        peer.machine
+            .on_timeout(due - Duration::from_millis(1))
+            .is_ok()
+    );
+    assert!(peer.machine.on_timeout(due).is_err());
+    assert_eq!(peer.came(), CALM);
+    for role in [Role::Client, Role::Server] {
+        let mut peer = Peer::silent(role, Config::default());
+        peer.feed(if role == Role::Server {
+            &PREFACE[..]
+        } else {
+            &[]
+        });
+        let due = peer.machine.next_timeout().unwrap();
+        assert_eq!(due, peer.now + Duration::from_secs(10));
+        assert!(peer.machine.on_timeout(due).is_err());
+        assert_eq!(peer.came(), Came::Connection(ErrorCode::SETTINGS_TIMEOUT));
+    }
+}
+
+#[test]
+fn header_lists_that_are_too_large_are_said_to_be() {
+    // What they are answered with is the user's: the connection goes on.
+    let many: Vec<(String, String)> = (0..200)
+        .map(|number| (format!("a{number}"), "b".to_owned()))
+        .collect();
+    let many: Vec<_> = many
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let long = "x".repeat(17_000);
+    for more in [many, vec![("a", &*long)]] {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        let fields = [&REQUEST[..], &more].concat();
+        peer.feed(&headers(1, &fields, true));
+        assert_eq!(peer.oversized, [true]);
+        assert_eq!(peer.came(), Came::Ignored);
+    }
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    let fields = [&REQUEST[..], &[("a", "b"); 100]].concat();
+    peer.feed(&headers(1, &fields, true));
+    assert_eq!(peer.oversized, [false]);
+}
+
+#[test]
+fn stalled_streams() {
+    use rpc_http2::Payload;
+    let attack = |limits: fn(&mut Limits), drip: u32| {
+        let mut peer = Peer::ready(Role::Server, config(limits));
+        peer.feed(&settings(&[(
+            rpc_http2::frame::setting::INITIAL_WINDOW_SIZE,
+            0,
+        )]));
+        peer.feed(&headers(1, &REQUEST, true));
+        peer.respond(0, false);
+        peer.machine
+            .send(peer.keys[0], Payload::Copied(&vec![7; 300_000]), true);
+        peer.sent();
+        let mut end = None;
+        for second in 0..120 {
+            peer.now += Duration::from_secs(1);
+            peer.feed(&window_update(1, drip));
+            peer.feed(&window_update(0, drip));
+            let now = peer.now;
+            if peer.machine.next_timeout().is_some_and(|due| due <= now) {
+                peer.machine.on_timeout(now).unwrap();
+            }
+            let reset = peer
+                .sent()
+                .iter()
+                .any(|sent| sent.header.kind == kind::RST_STREAM);
+            if reset {
+                end.get_or_insert(second);
+            }
+        }
+        end
+    };
+    let reaped = attack(|_| {}, 1).expect("it is reaped");
+    assert!((44..=76).contains(&reaped), "{reaped}");
+    assert_eq!(attack(|limits| limits.stall = None, 1), None);
+    // 1.5 KiB a second is a slow reader.
+    assert_eq!(attack(|_| {}, 1536), None);
+}

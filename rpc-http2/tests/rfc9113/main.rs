@@ -1,0 +1,10 @@
+//! The rules of RFC 9113 and RFC 7541, one by one, against a machine of either role.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod frames;
+mod kinds;
+mod limits;
+mod messages;
+mod sending;
+mod streams;
+mod support;

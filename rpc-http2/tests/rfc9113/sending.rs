@@ -1,0 +1,216 @@
+//! What goes out, in which order, and from which memory.
+
+use std::io::IoSlice;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rpc_http2::frame::{flag, kind, setting};
+use rpc_http2::{Config, ErrorCode, Output, Payload, Role, StreamKey};
+
+use crate::support::*;
+
+/// A server with so many streams that are answered, and windows as large as they can be.
+fn answering(streams: u32) -> (Peer, Vec<StreamKey>) {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 0x7fff_ffff)]));
+    peer.feed(&window_update(0, 0x7fff_0000));
+    for number in 0..streams {
+        peer.feed(&headers(2 * number + 1, &REQUEST, true));
+        peer.respond(number as usize, false);
+    }
+    peer.sent();
+    let keys = peer.keys.clone();
+    (peer, keys)
+}
+
+#[test]
+fn streams_take_turns() {
+    let (mut peer, keys) = answering(4);
+    // The first fills the output of its own; what the others have waits for the next turn.
+    for key in &keys {
+        peer.machine
+            .send(*key, Payload::Shared(vec![7; 380_000].into()), false);
+    }
+    let sent = peer.sent();
+    let order: Vec<u32> = sent.iter().map(|sent| sent.header.stream).collect();
+    let shared = order.iter().position(|stream| *stream != 1).unwrap();
+    for round in order[shared..].chunks_exact(4).take(10) {
+        let mut round = round.to_vec();
+        round.sort_unstable();
+        round.dedup();
+        assert!(round.len() >= 3, "one stream in turn: {order:?}");
+    }
+    for stream in [1, 3, 5, 7] {
+        let octets: usize = sent
+            .iter()
+            .filter(|sent| sent.header.stream == stream)
+            .map(|sent| sent.payload.len())
+            .sum();
+        assert_eq!(octets, 380_000);
+    }
+}
+
+#[test]
+fn control_frames_go_before_what_waits() {
+    let (mut peer, keys) = answering(2);
+    for key in &keys {
+        peer.machine
+            .send(*key, Payload::Shared(vec![7; 399_000].into()), false);
+        peer.machine
+            .send(*key, Payload::Shared(vec![7; 399_000].into()), false);
+    }
+    // One batch is out, more waits.
+    let mut output = Output::default();
+    let now = peer.now;
+    peer.machine.take_output(&mut output, now);
+    assert!(peer.machine.has_output());
+    peer.feed(&frame(kind::PING, 0, 0, b"in a hur"));
+    peer.feed(&settings(&[]));
+    peer.machine.reset(keys[1], ErrorCode::CANCEL);
+    let kinds: Vec<u8> = peer.sent().iter().map(|sent| sent.header.kind).collect();
+    assert_eq!(kinds[..3], [kind::PING, kind::SETTINGS, kind::RST_STREAM]);
+    assert_eq!(kinds[3], kind::DATA);
+}
+
+#[test]
+fn a_large_message_is_written_from_where_it_is() {
+    let (mut peer, keys) = answering(1);
+    // A piece below 4 KiB is copied, so that there is none.
+    let message = Bytes::from(vec![7; 12 * 16_384]);
+    let place = message.as_ptr_range();
+    peer.machine
+        .send(keys[0], Payload::Shared(message.clone()), true);
+    let mut output = Output::default();
+    let now = peer.now;
+    peer.machine.take_output(&mut output, now);
+    let mut slices = [IoSlice::new(&[]); 64];
+    let filled = output.slices(&mut slices);
+    let inside: usize = slices[..filled]
+        .iter()
+        .filter(|slice| place.contains(&slice.as_ptr()))
+        .map(|slice| slice.len())
+        .sum();
+    assert_eq!(inside, message.len());
+}
+
+#[test]
+fn frames_are_no_larger_than_the_peer_takes() {
+    for (limit, stream_count) in [(16_384, 1), (20_000, 1), (1 << 20, 1)] {
+        let (mut peer, keys) = answering(stream_count);
+        peer.feed(&settings(&[(setting::MAX_FRAME_SIZE, limit)]));
+        peer.machine
+            .send(keys[0], Payload::Shared(vec![7; 390_000].into()), true);
+        let sent = peer.sent();
+        assert!(sent.iter().all(|sent| sent.header.length <= limit));
+        let last = sent.last().unwrap();
+        assert!(last.header.has(flag::END_STREAM));
+    }
+    // Long heads too.
+    let (mut peer, _) = answering(0);
+    peer.feed(&headers(1, &REQUEST, true));
+    let mut head = rpc_http2::hpack::Template::new(RESPONSE.into_iter().collect());
+    let mut long = rpc_http2::Fields::new();
+    long.push("a", "\u{7f}".repeat(40_000));
+    peer.machine.respond(peer.keys[0], &mut head, &long, true);
+    let sent = peer.sent();
+    assert_eq!(sent[0].header.kind, kind::HEADERS);
+    assert!(sent[0].header.has(flag::END_STREAM) && !sent[0].header.has(flag::END_HEADERS));
+    assert!(
+        sent[1..]
+            .iter()
+            .all(|sent| sent.header.kind == kind::CONTINUATION)
+    );
+    assert!(sent.iter().all(|sent| sent.header.length <= 16_384));
+    assert!(sent.last().unwrap().header.has(flag::END_HEADERS));
+}
+
+#[test]
+fn a_reset_drops_what_waits_and_makes_room() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    let key = peer.open();
+    peer.machine
+        .send(key, Payload::Copied(&vec![7; 500_000]), false);
+    assert!(!peer.machine.has_room(key));
+    peer.sent();
+    peer.feed(&reset(1, 8));
+    assert_eq!(peer.machine.roomy(), Some(key));
+    peer.feed(&window_update(0, 1_000_000));
+    assert!(peer.sent().is_empty());
+}
+
+#[test]
+fn room_comes_back_as_the_peer_reads() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    let key = peer.open();
+    peer.machine
+        .send(key, Payload::Copied(&vec![7; 500_000]), false);
+    peer.sent();
+    assert!(!peer.machine.has_room(key));
+    assert_eq!(peer.machine.roomy(), None);
+    peer.feed(&window_update(1, 100_000));
+    peer.feed(&window_update(0, 100_000));
+    peer.sent();
+    assert_eq!(peer.machine.roomy(), Some(key));
+    assert!(peer.machine.has_room(key));
+}
+
+/// Reads as much as the window allows, with a PING answered in between, as a fast peer does.
+fn download(peer: &mut Peer, rounds: u32, slow: bool) -> u32 {
+    let mut window = 1 << 20;
+    for _ in 0..rounds {
+        peer.feed(&data(1, 200_000, false));
+        for sent in peer.sent() {
+            match sent.header.kind {
+                kind::SETTINGS if sent.header.length > 0 => {
+                    window = u32::from_be_bytes(sent.payload[2..6].try_into().unwrap());
+                }
+                kind::PING if slow => {
+                    // The answer comes before anything else does.
+                    peer.feed(&frame(kind::PING, flag::ACK, 0, &sent.payload));
+                }
+                kind::PING => {
+                    peer.feed(&data(1, 200_000, false));
+                    peer.feed(&data(1, 200_000, false));
+                    peer.feed(&data(1, 200_000, false));
+                    peer.feed(&data(1, 200_000, false));
+                    peer.feed(&frame(kind::PING, flag::ACK, 0, &sent.payload));
+                }
+                _ => {}
+            }
+        }
+    }
+    window
+}
+
+#[test]
+fn windows_grow_to_what_the_network_holds() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&headers(1, &REQUEST, false));
+    let window = download(&mut peer, 200, false);
+    assert!(window >= 2 << 20, "{window}");
+    assert!(window <= Config::default().max_stream_window);
+    // A peer that sends less than half a window in a round trip needs no more.
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&headers(1, &REQUEST, false));
+    assert_eq!(download(&mut peer, 200, true), 1 << 20);
+}
+
+#[test]
+fn memory_is_given_back() {
+    let (mut peer, keys) = answering(1);
+    peer.machine
+        .send(keys[0], Payload::Copied(&vec![7; 3000].repeat(100)), false);
+    let mut output = Output::default();
+    let now = peer.now;
+    peer.machine.take_output(&mut output, now);
+    let length = output.len();
+    output.advance(length);
+    assert!(output.is_empty());
+    // What it keeps of its memory cannot be seen from here; that nothing is left to write can.
+    assert_eq!(output.plain(), Some(&[][..]));
+    assert!(
+        peer.machine
+            .next_timeout()
+            .is_none_or(|due| due > now + Duration::from_secs(1))
+    );
+}

@@ -1,0 +1,189 @@
+//! What becomes of streams: limits of their number, GOAWAY, shrinking and growing windows.
+
+use std::time::Duration;
+
+use rpc_http2::frame::{flag, kind, setting};
+use rpc_http2::{Config, ErrorCode, Payload, Role};
+
+use crate::support::*;
+
+fn kinds(sent: &[Sent]) -> Vec<(u8, u32)> {
+    sent.iter()
+        .map(|sent| (sent.header.kind, sent.header.stream))
+        .collect()
+}
+
+#[test]
+fn section_5_1_2_streams_past_the_limit_are_refused() {
+    let config = Config {
+        max_streams: 2,
+        ..Config::default()
+    };
+    let mut peer = Peer::ready(Role::Server, config);
+    for stream in [1, 3, 5] {
+        peer.feed(&headers(stream, &REQUEST, true));
+    }
+    assert_eq!(peer.keys.len(), 2);
+    let sent = peer.sent();
+    assert_eq!(kinds(&sent), [(kind::RST_STREAM, 5)]);
+    assert_eq!(sent[0].payload, ErrorCode::REFUSED_STREAM.0.to_be_bytes());
+    // A place is free when the handler is gone, not when the client has reset the stream.
+    peer.feed(&reset(1, 8));
+    peer.feed(&headers(7, &REQUEST, true));
+    assert_eq!(peer.keys.len(), 2);
+    peer.machine.release(peer.keys[0]);
+    peer.feed(&headers(9, &REQUEST, true));
+    assert_eq!(peer.keys.len(), 3);
+}
+
+#[test]
+fn section_5_1_2_calls_wait_for_the_peers_limit_in_order() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    peer.feed(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)]));
+    peer.sent();
+    let keys: Vec<_> = (0..4).map(|_| peer.open()).collect();
+    for (place, key) in keys.iter().enumerate() {
+        peer.machine
+            .send(*key, Payload::Copied(&[place as u8]), true);
+    }
+    for (place, key) in keys.iter().enumerate() {
+        assert!(!peer.machine.is_waiting(*key));
+        assert!(
+            keys[place + 1..]
+                .iter()
+                .all(|key| peer.machine.is_waiting(*key))
+        );
+        let stream = 2 * place as u32 + 1;
+        let sent = peer.sent();
+        assert_eq!(
+            kinds(&sent),
+            [(kind::HEADERS, stream), (kind::DATA, stream)]
+        );
+        assert_eq!(sent[1].payload, [place as u8]);
+        peer.feed(&headers(stream, &RESPONSE, false));
+        peer.feed(&headers(stream, &TRAILERS, true));
+        peer.machine.release(*key);
+    }
+}
+
+#[test]
+fn a_call_that_waits_and_is_given_up_was_never_there() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    peer.feed(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 0)]));
+    peer.sent();
+    let (first, second) = (peer.open(), peer.open());
+    peer.machine.release(first);
+    assert!(peer.sent().is_empty());
+    peer.feed(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)]));
+    assert!(!peer.machine.is_waiting(second));
+    let heads = peer.sent();
+    assert_eq!(kinds(&heads), [(kind::SETTINGS, 0), (kind::HEADERS, 1)]);
+}
+
+#[test]
+fn section_6_8_streams_above_the_last_are_refused_and_the_others_go_on() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    let keys: Vec<_> = (0..3).map(|_| peer.open()).collect();
+    peer.feed(&goaway(3, 0));
+    assert!(!peer.machine.takes_streams());
+    assert_eq!(
+        peer.seen
+            .iter()
+            .filter(|seen| seen.contains("Refused"))
+            .count(),
+        1
+    );
+    assert!(peer.seen.iter().any(|seen| seen == "goaway NO_ERROR"));
+    assert!(peer.machine.is_open(keys[0]) && peer.machine.is_open(keys[1]));
+    peer.seen.clear();
+    peer.feed(&headers(3, &RESPONSE, false));
+    peer.feed(&data(3, 5, true));
+    assert_eq!(peer.seen, ["head false", "data 5 true"]);
+    peer.sent();
+    keys.iter().for_each(|key| peer.machine.release(*key));
+    peer.sent();
+    assert!(peer.machine.is_finished());
+}
+
+#[test]
+fn section_6_8_the_end_comes_in_two_steps() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&headers(1, &REQUEST, true));
+    let now = peer.now;
+    peer.machine.shut_down(now);
+    let sent = peer.sent();
+    assert_eq!(kinds(&sent), [(kind::GOAWAY, 0), (kind::PING, 0)]);
+    assert_eq!(sent[0].payload[..4], 0x7fff_ffffu32.to_be_bytes());
+    // It was on its way.
+    peer.feed(&headers(3, &REQUEST, true));
+    assert_eq!(peer.keys.len(), 2);
+    peer.feed(&frame(kind::PING, flag::ACK, 0, &sent[1].payload));
+    let last = peer.sent();
+    assert_eq!(kinds(&last), [(kind::GOAWAY, 0)]);
+    assert_eq!(last[0].payload[..4], 3u32.to_be_bytes());
+    peer.feed(&headers(5, &REQUEST, true));
+    assert_eq!(peer.keys.len(), 2, "it is ignored");
+    assert!(!peer.machine.is_finished());
+    for place in 0..2 {
+        peer.respond(place, true);
+        peer.machine.release(peer.keys[place]);
+    }
+    peer.sent();
+    assert!(peer.machine.is_finished());
+}
+
+#[test]
+fn section_6_8_a_peer_that_does_not_answer_is_not_waited_for() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    let now = peer.now;
+    peer.machine.shut_down(now);
+    peer.sent();
+    let due = peer.machine.next_timeout().unwrap();
+    assert!(due <= now + Duration::from_secs(2));
+    peer.machine.on_timeout(due).unwrap();
+    assert_eq!(kinds(&peer.sent()), [(kind::GOAWAY, 0)]);
+    assert!(peer.machine.is_finished());
+}
+
+#[test]
+fn section_6_9_2_windows_shrink_below_nothing_and_grow_again() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 100)]));
+    let key = peer.open();
+    peer.machine.send(key, Payload::Copied(&[7; 300]), true);
+    let octets = |sent: Vec<Sent>| -> usize {
+        let data = sent.iter().filter(|sent| sent.header.kind == kind::DATA);
+        data.map(|sent| sent.payload.len()).sum()
+    };
+    assert_eq!(octets(peer.sent()), 100);
+    peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 10)]));
+    assert_eq!(octets(peer.sent()), 0);
+    // It is at -90 now.
+    peer.feed(&window_update(1, 90));
+    assert_eq!(octets(peer.sent()), 0);
+    peer.feed(&window_update(1, 1));
+    assert_eq!(octets(peer.sent()), 1);
+    peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 1000)]));
+    assert_eq!(octets(peer.sent()), 199);
+}
+
+#[test]
+fn section_8_1_a_complete_answer_needs_no_more_of_the_request() {
+    let mut peer = Peer::at(Role::Server, At::Open).unwrap();
+    peer.respond(0, true);
+    peer.machine.release(peer.keys[0]);
+    let sent = peer.sent();
+    assert_eq!(kinds(&sent), [(kind::HEADERS, 1), (kind::RST_STREAM, 1)]);
+    assert_eq!(sent[1].payload, [0; 4]);
+    // And the rest, which was on its way, is ignored.
+    peer.feed(&data(1, 100, true));
+    assert!(peer.sent().is_empty());
+}
+
+#[test]
+fn section_8_1_a_reset_behind_a_complete_answer_takes_nothing_from_it() {
+    let mut peer = Peer::at(Role::Client, At::Answering).unwrap();
+    peer.feed(&headers(1, &TRAILERS, true));
+    peer.feed(&reset(1, 0));
+    assert_eq!(peer.seen, ["trailers"]);
+}
