@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rpc_core::Codec;
-use rpc_core::bench::{cut, frame};
+use rpc_core::inside::{cut, frame};
 
 fn framing(criterion: &mut Criterion) {
     for size in [100, 64 * 1024, 1024 * 1024] {

@@ -13,11 +13,11 @@ mod stream;
 mod transport;
 mod wire;
 
-#[doc(hidden)]
-pub mod bench;
 pub mod client;
 pub mod compat;
 pub mod health;
+#[doc(hidden)]
+pub mod inside;
 pub mod server;
 
 pub use client::{Channel, ClientStream, RequestStream};

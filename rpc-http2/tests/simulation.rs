@@ -6,7 +6,7 @@
 
 mod pair;
 
-use pair::Pair;
+use pair::{Choices, Pair};
 
 #[test]
 fn a_thousand_seeds() {
@@ -14,11 +14,11 @@ fn a_thousand_seeds() {
         .ok()
         .and_then(|seed| seed.parse().ok())
     {
-        Pair::new(seed).run();
+        Pair::new(Choices::seeded(seed)).run();
         return;
     }
     for seed in 0..1000 {
-        let outcome = std::panic::catch_unwind(|| Pair::new(seed).run());
+        let outcome = std::panic::catch_unwind(|| Pair::new(Choices::seeded(seed)).run());
         assert!(outcome.is_ok(), "SEED={seed} plays it again");
     }
 }
@@ -26,6 +26,10 @@ fn a_thousand_seeds() {
 #[test]
 fn a_seed_plays_the_same_twice() {
     for seed in 0..20 {
-        assert_eq!(Pair::new(seed).run(), Pair::new(seed).run(), "seed {seed}");
+        assert_eq!(
+            Pair::new(Choices::seeded(seed)).run(),
+            Pair::new(Choices::seeded(seed)).run(),
+            "seed {seed}"
+        );
     }
 }

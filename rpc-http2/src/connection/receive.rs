@@ -50,8 +50,8 @@ impl Connection {
             return Err(error);
         }
         let step = loop {
-            if let Some(notice) = self.notices.pop_front() {
-                return Ok(Some(event_of(notice)));
+            if let Some(event) = self.poll_event() {
+                return Ok(Some(event));
             }
             match self.step(input, now) {
                 Ok(Step::Starved) => return Ok(None),
@@ -80,7 +80,16 @@ impl Connection {
 
     /// The next event that is not about octets that were read.
     pub fn poll_event(&mut self) -> Option<Event<'static, 'static>> {
-        self.notices.pop_front().map(event_of)
+        loop {
+            let notice = self.notices.pop_front()?;
+            if let Notice::Reset { stream, .. } = notice
+                && !self.streams.get(stream).is_some_and(|one| one.flags.held)
+            {
+                // Its user has let go of it since, and does not want to hear of it.
+                continue;
+            }
+            return Some(event_of(notice));
+        }
     }
 
     /// Gives back the room that data has taken, once it is not held any more.

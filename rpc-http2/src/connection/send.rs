@@ -220,7 +220,9 @@ impl Connection {
     /// Whether there is something to write.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.output.is_empty() || (self.send_window > 0 && !self.sendable.is_empty())
+        // A connection that has failed has its GOAWAY to write, and nothing of its streams.
+        let queued = self.error.is_none() && self.send_window > 0 && !self.sendable.is_empty();
+        queued || !self.output.is_empty()
     }
 
     /// Takes what is to be written next, which is all of it or a large batch; `output` must be empty.

@@ -1,13 +1,16 @@
 //! A client and a server, calls between them, and what must hold in the end.
 
+mod choices;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use fastrand::Rng;
 use rpc_http2::hpack::Template;
 use rpc_http2::{
     Config, Connection, ErrorCode, Event, Fields, Output, Payload, ResetCause, Role, StreamKey,
 };
+
+pub(crate) use choices::Choices;
 
 /// How a call is meant to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl Side {
 }
 
 pub(crate) struct Pair {
-    random: Rng,
+    random: Choices,
     now: Instant,
     client: Side,
     server: Side,
@@ -82,7 +85,7 @@ fn body(number: usize, length: usize) -> Vec<u8> {
         .collect()
 }
 
-fn config(random: &mut Rng) -> Config {
+fn config(random: &mut Choices) -> Config {
     let mut config = Config {
         max_streams: random.u32(1..40),
         stream_window: random.u32(1..100_000),
@@ -105,8 +108,7 @@ fn config(random: &mut Rng) -> Config {
 }
 
 impl Pair {
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut random = Rng::with_seed(seed);
+    pub(crate) fn new(mut random: Choices) -> Self {
         let now = Instant::now();
         let client = Side::new(Role::Client, config(&mut random), now);
         let server = Side::new(Role::Server, config(&mut random), now);

@@ -214,3 +214,19 @@ fn memory_is_given_back() {
             .is_none_or(|due| due > now + Duration::from_secs(1))
     );
 }
+
+#[test]
+fn what_waits_when_a_connection_fails_is_never_written() {
+    let (mut peer, keys) = answering(1);
+    peer.machine
+        .send(keys[0], Payload::Shared(vec![7; 399_000].into()), false);
+    peer.feed(&window_update(0, 0));
+    let mut output = Output::default();
+    let now = peer.now;
+    peer.machine.take_output(&mut output, now);
+    assert!(!output.is_empty());
+    assert!(
+        !peer.machine.has_output(),
+        "what nobody gets would be waited for"
+    );
+}
