@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bench_driver::{Client, DEADLINE, Error, Meter, Server};
+use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
 use rpc_core::server::BoundAddr;
 use rpc_core::{Channel, RecvStream, Request, Response, SendStream, Status};
 
@@ -58,11 +58,22 @@ impl Echo for Service {
 struct Ours;
 
 impl Server for Ours {
-    async fn serve(listening: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
-        let server = rpc_core::Server::builder()
-            .add_service(EchoServer::new(Service))
-            .bind("127.0.0.1:0")
-            .await?;
+    fn can() -> Can {
+        Can::all()
+    }
+
+    async fn serve(
+        settings: &Settings,
+        listening: impl FnOnce(SocketAddr) + Send,
+    ) -> Result<(), Error> {
+        let mut server = rpc_core::Server::builder().add_service(EchoServer::new(Service));
+        if let Some(streams) = settings.max_streams {
+            server = server.max_concurrent_streams(streams);
+        }
+        if let Some(size) = settings.max_message {
+            server = server.max_receive_message_size(size);
+        }
+        let server = server.bind("127.0.0.1:0").await?;
         if let BoundAddr::Tcp(address) = server.local_addr() {
             listening(*address);
         }
@@ -70,29 +81,42 @@ impl Server for Ours {
     }
 }
 
-fn request<T>(message: T) -> Request<T> {
-    Request::new(message).with_timeout(DEADLINE)
+#[derive(Clone)]
+struct OurClient {
+    client: EchoClient,
 }
 
-impl Client for EchoClient {
-    async fn connect(address: SocketAddr) -> Result<Self, Error> {
-        Ok(Self::new(
-            Channel::connect(&format!("http://{address}")).await?,
-        ))
+impl OurClient {
+    fn request<T>(&self, message: T) -> Request<T> {
+        Request::new(message).with_timeout(DEADLINE)
+    }
+}
+
+impl Client for OurClient {
+    async fn connect(address: SocketAddr, settings: &Settings) -> Result<Self, Error> {
+        let mut channel = Channel::builder();
+        if let Some(size) = settings.max_message {
+            channel = channel.max_receive_message_size(size);
+        }
+        let channel = channel.connect(&format!("http://{address}")).await?;
+        Ok(Self {
+            client: EchoClient::new(channel),
+        })
     }
 
     async fn unary(&mut self, body: Vec<u8>) -> Result<usize, Error> {
-        let answer = EchoClient::unary(self, request(Payload { body })).await?;
-        Ok(answer.get_ref().body.len())
+        let request = self.request(Payload { body });
+        Ok(self.client.unary(request).await?.get_ref().body.len())
     }
 
     async fn unary_wait(&mut self, body: Vec<u8>) -> Result<usize, Error> {
-        let answer = EchoClient::unary_wait(self, request(Payload { body })).await?;
-        Ok(answer.get_ref().body.len())
+        let request = self.request(Payload { body });
+        Ok(self.client.unary_wait(request).await?.get_ref().body.len())
     }
 
     async fn server_stream(&mut self, size: u32, meter: &Meter) -> Result<(), Error> {
-        let mut messages = EchoClient::server_stream(self, request(StreamRequest { size }));
+        let request = self.request(StreamRequest { size });
+        let mut messages = self.client.server_stream(request);
         let mut last = Instant::now();
         while messages.recv().await?.is_some() {
             meter.done(last);
@@ -102,7 +126,7 @@ impl Client for EchoClient {
     }
 
     async fn ping_pong(&mut self, body: Vec<u8>, meter: &Meter) -> Result<(), Error> {
-        let (mut out, mut back) = EchoClient::ping_pong(self, request(()));
+        let (mut out, mut back) = self.client.ping_pong(self.request(()));
         loop {
             let started = Instant::now();
             out.send(Payload { body: body.clone() }).await?;
@@ -112,8 +136,18 @@ impl Client for EchoClient {
             meter.done(started);
         }
     }
+
+    async fn hold(&mut self, opened: impl FnOnce() + Send) -> Result<(), Error> {
+        // Without a deadline, which would be a timer for each stream.
+        let (mut out, mut back) = self.client.ping_pong(());
+        out.send(Payload::default()).await?;
+        back.recv().await?;
+        opened();
+        back.recv().await?;
+        Err("the server has ended the stream".into())
+    }
 }
 
 fn main() -> ExitCode {
-    bench_driver::main::<Ours, EchoClient>()
+    bench_driver::main::<Ours, OurClient>()
 }

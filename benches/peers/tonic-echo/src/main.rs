@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bench_driver::{Client, DEADLINE, Error, Meter, Server};
+use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -62,7 +62,14 @@ impl Echo for Service {
 struct Tonic;
 
 impl Server for Tonic {
-    async fn serve(listening: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
+    fn can() -> Can {
+        Can::all()
+    }
+
+    async fn serve(
+        settings: &Settings,
+        listening: impl FnOnce(SocketAddr) + Send,
+    ) -> Result<(), Error> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         listening(listener.local_addr()?);
         // What tonic's own `serve` does to its sockets.
@@ -71,7 +78,9 @@ impl Server for Tonic {
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
         });
-        tonic::transport::Server::builder()
+        let server = tonic::transport::Server::builder();
+        server
+            .max_concurrent_streams(settings.max_streams)
             .add_service(EchoServer::new(Service))
             .serve_with_incoming(connections)
             .await?;
@@ -86,7 +95,7 @@ fn request<T>(message: T) -> Request<T> {
 }
 
 impl Client for EchoClient<Channel> {
-    async fn connect(address: SocketAddr) -> Result<Self, Error> {
+    async fn connect(address: SocketAddr, _: &Settings) -> Result<Self, Error> {
         Ok(EchoClient::connect(format!("http://{address}")).await?)
     }
 
@@ -125,6 +134,18 @@ impl Client for EchoClient<Channel> {
             started = Instant::now();
             out.send(Payload { body: body.clone() }).await?;
         }
+    }
+
+    async fn hold(&mut self, opened: impl FnOnce() + Send) -> Result<(), Error> {
+        let (out, messages) = mpsc::channel(1);
+        out.send(Payload::default()).await?;
+        // Without a deadline, which would be a timer for each stream.
+        let messages = Request::new(ReceiverStream::new(messages));
+        let mut back = EchoClient::ping_pong(self, messages).await?.into_inner();
+        back.message().await?;
+        opened();
+        back.message().await?;
+        Err("the server has ended the stream".into())
     }
 }
 
