@@ -54,11 +54,8 @@ impl Server for Pajamax {
     async fn serve(_: &Settings, listening: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
         // It opens its socket itself and does not say which; this port is free again in a moment.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let server = std::thread::spawn(move || {
-            pajamax::Config::new()
-                .add_service(Service)
-                .serve(address)
-        });
+        let server =
+            std::thread::spawn(move || pajamax::Config::new().add_service(Service).serve(address));
         while !server.is_finished() && TcpStream::connect(address).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

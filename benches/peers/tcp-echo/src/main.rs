@@ -99,12 +99,7 @@ impl Client for TcpClient {
     }
 
     /// As many frames as have come back go out again in one write.
-    async fn batch(
-        &mut self,
-        in_flight: usize,
-        body: Vec<u8>,
-        meter: &Meter,
-    ) -> Result<(), Error> {
+    async fn batch(&mut self, in_flight: usize, body: Vec<u8>, meter: &Meter) -> Result<(), Error> {
         let mut stream = TcpStream::connect(self.0).await?;
         stream.set_nodelay(true)?;
         let mut frame = u32::try_from(body.len())?.to_le_bytes().to_vec();
