@@ -1,33 +1,54 @@
 //! A stack that takes part, with a client: [`Contender`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bench_driver::Can;
 use benches::Outcome;
 use benches::build::{Program, build};
 use benches::process::{Case, Figures, Pair, Setup, Syscalls};
 
-use crate::options::Options;
+use crate::nghttp;
+use crate::options::{NGHTTP, Options};
 
 /// A server and what loads it.
 pub(crate) struct Contender {
     pub(crate) stack: String,
-    /// The stack whose client it is, when that is another.
+    /// The stack whose client it is, when that is not its own.
     pub(crate) client: Option<String>,
-    can: Can,
-    server: PathBuf,
-    caller: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    Programs {
+        can: Can,
+        server: PathBuf,
+        client: PathBuf,
+    },
+    Nghttp,
 }
 
 impl Contender {
-    /// Builds what a stack needs under a client, `own` or another's.
-    pub(crate) fn new(stack: &str, client: &str, options: &Options) -> Outcome<Self> {
+    /// Builds what a stack needs under a client, `own` or another's; none when it is not there.
+    pub(crate) fn new(stack: &str, client: &str, options: &Options) -> Outcome<Option<Self>> {
+        if stack == NGHTTP {
+            if client != "own" || !nghttp::is_installed() {
+                eprintln!(
+                    "compare: {NGHTTP} is SKIPPED; it needs nghttpd, h2load and taskset, and its own client"
+                );
+                return Ok(None);
+            }
+            return Ok(Some(Self {
+                stack: stack.to_owned(),
+                client: None,
+                kind: Kind::Nghttp,
+            }));
+        }
         let Program { path, mut can } = build(stack, options.tls)?;
         // A server without a client is called by the one that every other server can be called by.
         let client = match client {
             "own" if can.client => None,
             "own" => Some("tonic"),
-            other => Some(other).filter(|other| *other != stack),
+            other => Some(other),
         };
         let caller = match client {
             None => path.clone(),
@@ -42,39 +63,72 @@ impl Contender {
                 program.path
             }
         };
-        Ok(Self {
+        Ok(Some(Self {
             stack: stack.to_owned(),
             client: client.map(ToOwned::to_owned),
-            can,
-            server: path,
-            caller,
-        })
+            kind: Kind::Programs {
+                can,
+                server: path,
+                client: caller,
+            },
+        }))
     }
 
     pub(crate) fn can(&self, case: Case, options: &Options) -> bool {
-        self.can.workloads.iter().any(|name| name == case.workload)
-            && (self.can.tls || !options.tls)
-    }
-
-    fn setup<'a>(&'a self, options: &'a Options) -> Setup<'a> {
-        Setup {
-            server: &self.server,
-            client: &self.caller,
-            cores: &options.cores,
-            server_settings: Vec::new(),
-            client_settings: Vec::new(),
+        match &self.kind {
+            Kind::Nghttp => nghttp::can(case),
+            Kind::Programs { can, .. } => {
+                can.workloads.iter().any(|name| name == case.workload) && (can.tls || !options.tls)
+            }
         }
     }
 
-    pub(crate) fn measure(&self, case: Case, options: &Options) -> Outcome<Figures> {
-        Pair::start(&self.setup(options), case)?.measure(options.seconds)
+    pub(crate) fn measure(
+        &self,
+        case: Case,
+        options: &Options,
+        tls: Option<&Path>,
+    ) -> Outcome<Figures> {
+        match &self.kind {
+            Kind::Nghttp => nghttp::measure(case, options, tls),
+            Kind::Programs { server, client, .. } => {
+                pair(server, client, case, options, tls)?.measure(options.seconds)
+            }
+        }
     }
 
     pub(crate) fn count_syscalls(
         &self,
         case: Case,
         options: &Options,
+        tls: Option<&Path>,
     ) -> Outcome<Option<Syscalls>> {
-        Pair::start(&self.setup(options), case)?.count_syscalls()
+        match &self.kind {
+            Kind::Nghttp => nghttp::count_syscalls(case, options, tls),
+            Kind::Programs { server, client, .. } => {
+                pair(server, client, case, options, tls)?.count_syscalls()
+            }
+        }
     }
+}
+
+fn pair(
+    server: &Path,
+    client: &Path,
+    case: Case,
+    options: &Options,
+    tls: Option<&Path>,
+) -> Outcome<Pair> {
+    let settings: Vec<_> = tls
+        .map(|directory| format!("tls={}", directory.display()))
+        .into_iter()
+        .collect();
+    let setup = Setup {
+        server,
+        client,
+        cores: &options.cores,
+        server_settings: settings.clone(),
+        client_settings: settings,
+    };
+    Pair::start(&setup, case)
 }

@@ -25,8 +25,9 @@ pub(crate) struct Row {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Medians {
     pub(crate) per_s: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
+    /// Null where the client does not say.
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
     pub(crate) server_cpu_us: f64,
     pub(crate) client_cpu_us: f64,
 }
@@ -55,8 +56,8 @@ impl Medians {
         let median = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure));
         (!rounds.is_empty()).then(|| Self {
             per_s: median(|round| round.per_s),
-            p50_us: median(|round| round.p50_us),
-            p99_us: median(|round| round.p99_us),
+            p50_us: Some(median(|round| round.p50_us)).filter(|p50| p50.is_finite()),
+            p99_us: Some(median(|round| round.p99_us)).filter(|p99| p99.is_finite()),
             server_cpu_us: median(|round| round.server_cpu_us),
             client_cpu_us: median(|round| round.client_cpu_us),
         })
@@ -92,7 +93,7 @@ pub(crate) fn print_head(base: &str) {
         "The ratios are to {base}; - is what a stack does not do or what could not be counted."
     );
     println!(
-        "{:<26} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
+        "{:<30} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
         "workload",
         "conns",
         "flight",
@@ -126,14 +127,14 @@ pub(crate) fn print(rows: &[Row], base: &str) {
         let ratio = |of: fn(&Medians) -> f64| Some(of(row.medians.as_ref()?) / of(base.as_ref()?));
         let calls = |calls: fn(&PerCall) -> f64| cell(row.syscalls.as_ref().map(calls), 3);
         println!(
-            "{:<26} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
+            "{:<30} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
             row.name(),
             row.connections,
             row.in_flight,
             row.stack,
             cell(figure(|row| row.per_s), 0),
-            cell(figure(|row| row.p50_us), 1),
-            cell(figure(|row| row.p99_us), 1),
+            cell(row.medians.and_then(|row| row.p50_us), 1),
+            cell(row.medians.and_then(|row| row.p99_us), 1),
             cell(figure(|row| row.server_cpu_us), 3),
             cell(figure(|row| row.client_cpu_us), 3),
             calls(|calls| calls.writes),

@@ -9,8 +9,11 @@
 
 mod contender;
 mod figures;
+mod nghttp;
 mod options;
+mod tls;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use benches::Outcome;
@@ -30,16 +33,21 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
+    let certificate = if options.tls {
+        Some(tls::certificate()?)
+    } else {
+        None
+    };
+    let directory = certificate.as_ref().map(tempfile::TempDir::path);
     let mut rows: Vec<Row> = Vec::new();
     for client in &options.clients {
-        let contenders = options
-            .stacks
-            .iter()
-            .map(|stack| Contender::new(stack, client, options))
-            .collect::<Outcome<Vec<_>>>()?;
+        let mut contenders = Vec::new();
+        for stack in &options.stacks {
+            contenders.extend(Contender::new(stack, client, options)?);
+        }
         figures::print_head(options.base());
         for case in options.cases() {
-            let compared = compare(&contenders, case, options)?;
+            let compared = compare(&contenders, case, options, directory)?;
             figures::print(&compared, options.base());
             rows.extend(compared);
         }
@@ -51,19 +59,24 @@ fn run(options: &Options) -> Outcome<()> {
 }
 
 /// Measures one workload of all.
-fn compare(contenders: &[Contender], case: Case, options: &Options) -> Outcome<Vec<Row>> {
+fn compare(
+    contenders: &[Contender],
+    case: Case,
+    options: &Options,
+    tls: Option<&Path>,
+) -> Outcome<Vec<Row>> {
     let mut rounds = vec![Vec::new(); contenders.len()];
     for _ in 0..options.rounds {
         for (contender, rounds) in contenders.iter().zip(&mut rounds) {
             if contender.can(case, options) {
-                let figures = contender.measure(case, options);
+                let figures = contender.measure(case, options, tls);
                 rounds.push(figures.map_err(|error| format!("{}: {error}", contender.stack))?);
             }
         }
     }
     let row = |(contender, rounds): (&Contender, &Vec<_>)| -> Outcome<Row> {
         let syscalls = if contender.can(case, options) {
-            contender.count_syscalls(case, options)?
+            contender.count_syscalls(case, options, tls)?
         } else {
             None
         };

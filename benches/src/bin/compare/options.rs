@@ -14,6 +14,9 @@ pub(crate) const CASES: [Case; 8] = [
     case("ping-pong", 1, 1),
 ];
 
+/// The one stack that is no program of this repository.
+pub(crate) const NGHTTP: &str = "nghttpd";
+
 /// What is compared when nobody says otherwise.
 const STACKS: [&str; 2] = ["ours", "tonic"];
 
@@ -86,7 +89,7 @@ impl Options {
 
 fn all() -> Vec<String> {
     let programs = benches::build::STACKS.into_iter();
-    programs.map(ToOwned::to_owned).collect()
+    programs.chain([NGHTTP]).map(ToOwned::to_owned).collect()
 }
 
 #[cfg(test)]
