@@ -25,18 +25,16 @@ pub struct Settings {
     pub body: usize,
 }
 
-/// A certificate that is its own root, and its key, both PEM.
+/// A certificate of `127.0.0.1` that is its own root, and its key, both PEM.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The certificate, of the name [`Tls::NAME`].
+    /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
 }
 
 impl Tls {
-    /// The name that the certificate is for.
-    pub const NAME: &str = "localhost";
     /// The file of the certificate in the directory that the command line names.
     pub const CERTIFICATE: &str = "certificate.pem";
     /// The file of the key.

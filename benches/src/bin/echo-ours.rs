@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
 use rpc_core::server::BoundAddr;
-use rpc_core::{Channel, RecvStream, Request, Response, SendStream, Status};
+use rpc_core::{Channel, ClientTls, RecvStream, Request, Response, SendStream, ServerTls, Status};
 
 #[allow(missing_docs, unreachable_pub)]
 mod proto {
@@ -59,7 +59,10 @@ struct Ours;
 
 impl Server for Ours {
     fn can() -> Can {
-        Can::all()
+        Can {
+            tls: true,
+            ..Can::all()
+        }
     }
 
     async fn serve(
@@ -72,6 +75,9 @@ impl Server for Ours {
         }
         if let Some(size) = settings.max_message {
             server = server.max_receive_message_size(size);
+        }
+        if let Some(tls) = &settings.tls {
+            server = server.tls(ServerTls::from_pem(&tls.certificate, &tls.key)?);
         }
         let server = server.bind("127.0.0.1:0").await?;
         if let BoundAddr::Tcp(address) = server.local_addr() {
@@ -98,7 +104,14 @@ impl Client for OurClient {
         if let Some(size) = settings.max_message {
             channel = channel.max_receive_message_size(size);
         }
-        let channel = channel.connect(&format!("http://{address}")).await?;
+        let target = match &settings.tls {
+            None => format!("http://{address}"),
+            Some(tls) => {
+                channel = channel.tls(ClientTls::from_root_pem(&tls.certificate)?);
+                format!("https://{address}")
+            }
+        };
+        let channel = channel.connect(&target).await?;
         Ok(Self {
             client: EchoClient::new(channel),
         })

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
-use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection};
+use connectrpc::client::{ClientConfig, SharedHttp2Connection};
 use connectrpc::{
     ConnectRpcService, InboundStream, Protocol, RequestContext, Response, ServiceRequest,
     ServiceResult, ServiceStream,
 };
 use futures_util::StreamExt;
+
+mod transport;
 
 mod proto {
     connectrpc::include_generated!();
@@ -71,12 +73,19 @@ struct Connect;
 
 impl Server for Connect {
     fn can() -> Can {
-        Can::all()
+        Can {
+            tls: cfg!(feature = "tls"),
+            ..Can::all()
+        }
     }
 
-    async fn serve(_: &Settings, listening: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
+    async fn serve(
+        settings: &Settings,
+        listening: impl FnOnce(SocketAddr) + Send,
+    ) -> Result<(), Error> {
         // It disables Nagle's algorithm itself.
         let server = connectrpc::server::Server::bind("127.0.0.1:0").await?;
+        let server = transport::secure(server, settings)?;
         listening(server.local_addr()?);
         let service = ConnectRpcService::new(EchoServer::new(Service));
         server.serve_with_service(service).await
@@ -87,9 +96,8 @@ impl Server for Connect {
 struct ConnectClient(Arc<EchoClient<SharedHttp2Connection>>);
 
 impl Client for ConnectClient {
-    async fn connect(address: SocketAddr, _: &Settings) -> Result<Self, Error> {
-        let uri: http::Uri = format!("http://{address}").parse()?;
-        let connection = Http2Connection::connect_plaintext(uri.clone()).await?;
+    async fn connect(address: SocketAddr, settings: &Settings) -> Result<Self, Error> {
+        let (uri, connection) = transport::connect(address, settings).await?;
         let config = ClientConfig::new(uri)
             .with_protocol(Protocol::Grpc)
             .with_default_timeout(DEADLINE);
