@@ -20,7 +20,10 @@ pub(crate) async fn open<C: Client>(
 ) -> Result<Vec<C>, Error> {
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let client = C::connect(address, &settings).await?;
+        let mut client = C::connect(address, &settings).await?;
+        for _ in 0..settings.calls {
+            client.unary(vec![7; settings.body]).await?;
+        }
         occupy(&client, streams).await?;
         clients.push(client);
     }

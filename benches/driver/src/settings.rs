@@ -11,6 +11,8 @@ use crate::Error;
 pub struct Settings {
     /// Both sides speak TLS.
     pub tls: Option<Tls>,
+    /// How many connections a server takes.
+    pub max_connections: Option<usize>,
     /// How many streams a server takes on one connection.
     pub max_streams: Option<u32>,
     /// The largest message that either side takes.
@@ -23,6 +25,8 @@ pub struct Settings {
     pub idle_streams: usize,
     /// The length of the body of a unary call.
     pub body: usize,
+    /// How many unary calls a connection that is only held open makes before.
+    pub calls: usize,
 }
 
 /// A certificate of `127.0.0.1` that is its own root, and its key, both PEM.
@@ -52,12 +56,14 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             tls: None,
+            max_connections: None,
             max_streams: None,
             max_message: None,
             methods: 0,
             metadata: 0,
             idle_streams: 0,
             body: 100,
+            calls: 0,
         }
     }
 }
@@ -72,12 +78,14 @@ impl Settings {
                 .ok_or_else(|| format!("{word:?} is not name=value"))?;
             match name {
                 "tls" => settings.tls = Some(Tls::read(Path::new(value))?),
+                "max-connections" => settings.max_connections = Some(value.parse()?),
                 "max-streams" => settings.max_streams = Some(value.parse()?),
                 "max-message" => settings.max_message = Some(value.parse()?),
                 "methods" => settings.methods = value.parse()?,
                 "metadata" => settings.metadata = value.parse()?,
                 "idle-streams" => settings.idle_streams = value.parse()?,
                 "body" => settings.body = value.parse()?,
+                "calls" => settings.calls = value.parse()?,
                 _ => return Err(format!("there is no setting {name:?}").into()),
             }
         }

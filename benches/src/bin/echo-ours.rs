@@ -70,6 +70,9 @@ impl Server for Ours {
         listening: impl FnOnce(SocketAddr) + Send,
     ) -> Result<(), Error> {
         let mut server = rpc_core::Server::builder().add_service(EchoServer::new(Service));
+        if let Some(connections) = settings.max_connections {
+            server = server.max_connections(connections);
+        }
         if let Some(streams) = settings.max_streams {
             server = server.max_concurrent_streams(streams);
         }
