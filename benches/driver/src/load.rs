@@ -72,33 +72,35 @@ pub(crate) async fn start<C: Client>(
         hold::occupy(&client, settings.idle_streams).await?;
         clients.push(client);
     }
-    for client in &clients {
-        let tasks = if C::BATCHES { 1 } else { in_flight };
-        for _ in 0..tasks {
-            let meter = Meter::new()?;
-            meters.push(meter.clone());
-            let mut client = client.clone();
-            let body = vec![7; settings.body];
-            tokio::spawn(async move {
-                let load = async {
-                    if C::BATCHES {
-                        client.batch(in_flight, body, &meter).await
-                    } else {
-                        repeat(client, workload, body, &meter).await
-                    }
-                };
-                if let Err(error) = load.await {
-                    eprintln!("{error}");
-                    std::process::exit(1);
-                }
-            });
-        }
+    let tasks = if C::BATCHES { 1 } else { in_flight };
+    let loads: Vec<Vec<C>> = if settings.rotate {
+        let share = |task| clients.iter().cycle().skip(task).step_by(in_flight);
+        let each = connections.div_ceil(in_flight);
+        (0..in_flight)
+            .map(|task| share(task).take(each).cloned().collect())
+            .collect()
+    } else {
+        let of_one = |client: &C| vec![vec![client.clone()]; tasks];
+        clients.iter().flat_map(of_one).collect()
+    };
+    for clients in loads {
+        let meter = Meter::new()?;
+        meters.push(meter.clone());
+        let body = vec![7; settings.body];
+        tokio::spawn(async move {
+            let load = repeat(clients, in_flight, workload, body, &meter);
+            if let Err(error) = load.await {
+                eprintln!("{error}");
+                std::process::exit(1);
+            }
+        });
     }
     Ok(meters)
 }
 
 async fn repeat<C: Client>(
-    mut client: C,
+    mut clients: Vec<C>,
+    in_flight: usize,
     workload: Workload,
     body: Vec<u8>,
     meter: &Meter,
@@ -109,11 +111,15 @@ async fn repeat<C: Client>(
         }
         Err(format!("an answer of {length} bytes came back"))
     };
+    let client = clients.first_mut().ok_or("a load needs a connection")?;
     match workload {
+        Workload::Unary if C::BATCHES => client.batch(in_flight, body, meter).await,
         Workload::Unary => loop {
-            let started = Instant::now();
-            expect(client.unary(body.clone()).await?)?;
-            meter.done(started);
+            for client in &mut clients {
+                let started = Instant::now();
+                expect(client.unary(body.clone()).await?)?;
+                meter.done(started);
+            }
         },
         Workload::UnaryWait => loop {
             let started = Instant::now();

@@ -17,7 +17,8 @@ pub struct Settings {
     pub max_streams: Option<u32>,
     /// The largest message that either side takes.
     pub max_message: Option<usize>,
-    /// How many methods the server has beside those of the Echo service.
+    /// How many methods the server has beside those of the Echo service, which a client with the
+    /// same setting calls in turn.
     pub methods: usize,
     /// How many entries of metadata a client sends with each call; one of them differs every time.
     pub metadata: usize,
@@ -25,6 +26,9 @@ pub struct Settings {
     pub idle_streams: usize,
     /// The length of the body of a unary call.
     pub body: usize,
+    /// The tasks of the load are not so many on each connection but so many in all, and each takes the
+    /// next of its connections for its next call.
+    pub rotate: bool,
     /// How many unary calls a connection that is only held open makes before.
     pub calls: usize,
 }
@@ -63,6 +67,7 @@ impl Default for Settings {
             metadata: 0,
             idle_streams: 0,
             body: 100,
+            rotate: false,
             calls: 0,
         }
     }
@@ -85,6 +90,7 @@ impl Settings {
                 "metadata" => settings.metadata = value.parse()?,
                 "idle-streams" => settings.idle_streams = value.parse()?,
                 "body" => settings.body = value.parse()?,
+                "rotate" => settings.rotate = value.parse()?,
                 "calls" => settings.calls = value.parse()?,
                 _ => return Err(format!("there is no setting {name:?}").into()),
             }

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
-use rpc_core::server::BoundAddr;
-use rpc_core::{Channel, ClientTls, RecvStream, Request, Response, SendStream, ServerTls, Status};
+use rpc_core::server::{BoundAddr, Service};
+use rpc_core::{
+    Channel, ClientTls, Codec, Method, MethodKind, RecvStream, Request, Response, SendStream,
+    ServerTls, Status,
+};
 
 #[allow(missing_docs, unreachable_pub)]
 mod proto {
@@ -15,9 +19,9 @@ mod proto {
 
 use proto::{Echo, EchoClient, EchoServer, Payload, StreamRequest};
 
-struct Service;
+struct EchoService;
 
-impl Echo for Service {
+impl Echo for EchoService {
     async fn unary(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         Ok(Response::new(request.into_inner()))
     }
@@ -69,7 +73,10 @@ impl Server for Ours {
         settings: &Settings,
         listening: impl FnOnce(SocketAddr) + Send,
     ) -> Result<(), Error> {
-        let mut server = rpc_core::Server::builder().add_service(EchoServer::new(Service));
+        let mut server = rpc_core::Server::builder().add_service(EchoServer::new(EchoService));
+        if settings.methods > 0 {
+            server = server.add_service(many(settings.methods));
+        }
         if let Some(connections) = settings.max_connections {
             server = server.max_connections(connections);
         }
@@ -90,14 +97,58 @@ impl Server for Ours {
     }
 }
 
+/// A method beside those of the Echo service, of a service of its own.
+fn method(number: usize) -> Method<Payload, Payload> {
+    let path = format!("/bench.Many/Method{number}");
+    Method::dynamic(path, MethodKind::Unary, Codec::prost(), Codec::prost())
+}
+
+fn many(methods: usize) -> Service {
+    let state = Arc::new(());
+    (0..methods).fold(Service::new("bench.Many"), |service, number| {
+        service.unary(
+            &method(number),
+            &state,
+            |_, request: Request<Payload>| async move { Ok(Response::new(request.into_inner())) },
+        )
+    })
+}
+
 #[derive(Clone)]
 struct OurClient {
     client: EchoClient,
+    channel: Channel,
+    /// What is called in turn, unless there is none.
+    methods: Arc<[Method<Payload, Payload>]>,
+    metadata: usize,
+    calls: usize,
 }
 
 impl OurClient {
     fn request<T>(&self, message: T) -> Request<T> {
         Request::new(message).with_timeout(DEADLINE)
+    }
+
+    /// A call with metadata or of one of many methods.
+    async fn special(&mut self, body: Vec<u8>) -> Result<usize, Error> {
+        self.calls += 1;
+        let mut request = self.request(Payload { body });
+        for entry in 0..self.metadata {
+            let name = format!("x-entry-{entry}");
+            if entry == 0 {
+                request
+                    .metadata_mut()
+                    .insert(&name, &self.calls.to_string())?;
+            } else {
+                request.metadata_mut().insert(&name, "a value that stays")?;
+            }
+        }
+        let at = self.calls % self.methods.len().max(1);
+        let answer = match self.methods.get(at) {
+            Some(method) => self.channel.unary(method, request).await?,
+            None => self.client.unary(request).await?,
+        };
+        Ok(answer.get_ref().body.len())
     }
 }
 
@@ -116,11 +167,18 @@ impl Client for OurClient {
         };
         let channel = channel.connect(&target).await?;
         Ok(Self {
-            client: EchoClient::new(channel),
+            client: EchoClient::new(channel.clone()),
+            channel,
+            methods: (0..settings.methods).map(method).collect(),
+            metadata: settings.metadata,
+            calls: 0,
         })
     }
 
     async fn unary(&mut self, body: Vec<u8>) -> Result<usize, Error> {
+        if self.metadata > 0 || !self.methods.is_empty() {
+            return self.special(body).await;
+        }
         let request = self.request(Payload { body });
         Ok(self.client.unary(request).await?.get_ref().body.len())
     }
