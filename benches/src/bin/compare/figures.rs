@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) stack: String,
+    /// Whose client was asked for: `own`, or that of a stack for every server.
+    pub(crate) table: String,
     /// The stack whose client it was, when that was another.
     pub(crate) client: Option<String>,
     pub(crate) workload: String,
@@ -69,6 +71,7 @@ impl Row {
     pub(crate) fn new(stack: &str, case: Case) -> Self {
         Self {
             stack: stack.to_owned(),
+            table: "own".to_owned(),
             client: None,
             workload: case.workload.to_owned(),
             connections: case.connections,
@@ -171,7 +174,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
-            r#"{"stack":"ours","client":null,"workload":"unary-100","connections":1,"in_flight":64,"tls":false,"workers":1,"medians":{"per_s":1.0,"p50_us":2.0,"p99_us":3.0,"server_cpu_us":4.0,"client_cpu_us":5.0},"syscalls":{"writes":0.5,"reads":0.25,"waits":1.0}}"#
+            r#"{"stack":"ours","table":"own","client":null,"workload":"unary-100","connections":1,"in_flight":64,"tls":false,"workers":1,"medians":{"per_s":1.0,"p50_us":2.0,"p99_us":3.0,"server_cpu_us":4.0,"client_cpu_us":5.0},"syscalls":{"writes":0.5,"reads":0.25,"waits":1.0}}"#
         );
     }
 }

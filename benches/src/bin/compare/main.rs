@@ -1,12 +1,15 @@
 //! The same Echo service on this framework and on its peers, side by side; prints one table.
 //!
 //! `compare [--stacks ours,tonic|all] [--client own,tonic,ours] [--workloads unary-100,…]
-//! [--cores pinned|all] [--tls] [--rounds 5] [--seconds 1] [--json FILE]`
+//! [--cores pinned|all] [--tls] [--rounds 5] [--seconds 1] [--json FILE] [--svg FILE]`
+//!
+//! `compare --from FILE --svg FILE` draws what `--json` has written.
 //!
 //! Server and client are two processes, the server on core 0 and the client on core 1, each with one
 //! worker of tokio's multi-thread runtime. Rounds of the stacks take turns, and what is printed is
 //! the median. What the columns mean is in `benches/README.md`.
 
+mod chart;
 mod contender;
 mod figures;
 mod nghttp;
@@ -33,6 +36,21 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
+    let rows = match &options.from {
+        Some(file) => serde_json::from_slice(&std::fs::read(file)?)?,
+        None => measure(options)?,
+    };
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_string_pretty(&rows)?)?;
+    }
+    if let Some(file) = &options.svg {
+        chart::draw(&rows, Path::new(file))?;
+    }
+    Ok(())
+}
+
+/// Measures everything that was asked for and prints it.
+fn measure(options: &Options) -> Outcome<Vec<Row>> {
     let certificate = if options.tls {
         Some(tls::certificate()?)
     } else {
@@ -47,15 +65,15 @@ fn run(options: &Options) -> Outcome<()> {
         }
         figures::print_head(options.base());
         for case in options.cases() {
-            let compared = compare(&contenders, case, options, directory)?;
+            let mut compared = compare(&contenders, case, options, directory)?;
+            for row in &mut compared {
+                row.table.clone_from(client);
+            }
             figures::print(&compared, options.base());
             rows.extend(compared);
         }
     }
-    if let Some(file) = &options.json {
-        std::fs::write(file, serde_json::to_string_pretty(&rows)?)?;
-    }
-    Ok(())
+    Ok(rows)
 }
 
 /// Measures one workload of all.

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     pub(crate) seconds: f64,
     pub(crate) json: Option<String>,
+    pub(crate) svg: Option<String>,
+    /// Figures that were measured before, to be drawn.
+    pub(crate) from: Option<String>,
 }
 
 impl Options {
@@ -43,6 +46,8 @@ impl Options {
             rounds: 5,
             seconds: 1.0,
             json: None,
+            svg: None,
+            from: None,
         };
         let mut words = words;
         let list = |text: &str| text.split(',').map(ToOwned::to_owned).collect::<Vec<_>>();
@@ -64,6 +69,8 @@ impl Options {
                 "--rounds" => options.rounds = value.parse()?,
                 "--seconds" => options.seconds = value.parse()?,
                 "--json" => options.json = Some(value),
+                "--svg" => options.svg = Some(value),
+                "--from" => options.from = Some(value),
                 _ => return Err(format!("there is no option {name} {value}").into()),
             }
         }
