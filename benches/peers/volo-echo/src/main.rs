@@ -40,12 +40,7 @@ impl Echo for Service {
         request: Request<StreamRequest>,
     ) -> Result<Response<Messages>, Status> {
         let size = usize::try_from(request.get_ref().size).unwrap_or_default();
-        let messages = std::iter::repeat_with(move || {
-            Ok(Payload {
-                body: vec![7; size].into(),
-                ..Payload::default()
-            })
-        });
+        let messages = std::iter::repeat_with(move || payload(vec![7; size])).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
@@ -76,10 +71,7 @@ impl Server for Volo {
 }
 
 fn payload(body: Vec<u8>) -> Payload {
-    Payload {
-        body: body.into(),
-        ..Payload::default()
-    }
+    Payload { body: body.into() }
 }
 
 #[derive(Clone)]
@@ -105,10 +97,7 @@ impl Client for VoloClient {
     }
 
     async fn server_stream(&mut self, size: u32, meter: &Meter) -> Result<(), Error> {
-        let request = StreamRequest {
-            size,
-            ..StreamRequest::default()
-        };
+        let request = StreamRequest { size };
         let mut messages = self.0.server_stream(request).await?.into_inner();
         let mut last = Instant::now();
         while let Some(message) = messages.next().await {

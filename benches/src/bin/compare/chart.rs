@@ -178,12 +178,16 @@ fn draw_panel(area: &Area<'_>, panel: &Panel<'_>, at: (i32, i32), width: i32) ->
             bar(area, at, (length, BAR), color)?;
             end = end.max(length);
         }
-        let figures = format!(
+        let mut figures = format!(
             "{} + {} us, {}/s",
             short(medians.server_cpu_us),
             short(medians.client_cpu_us),
             thousands(medians.per_s)
         );
+        // The server of this one has no client.
+        if let (Some(client), "own") = (&row.client, row.table.as_str()) {
+            figures = format!("{figures} ({client}'s client)");
+        }
         text(area, &figures, (x + NAMES + end + 6, middle), 12, FAINT)?;
     }
     Ok(())
