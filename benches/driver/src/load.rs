@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::meter::percentile;
-use crate::{Client, Error, Meter};
+use crate::{Client, Error, Meter, Settings, hold};
 
 /// What was measured in one window.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -31,12 +31,22 @@ pub(crate) enum Workload {
     PingPong,
 }
 
+/// What the workloads are called.
+pub(crate) const NAMES: [&str; 5] = [
+    "unary-100",
+    "unary-100-wait",
+    "server-stream-100",
+    "server-stream-1m",
+    "ping-pong",
+];
+
 impl FromStr for Workload {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
         Ok(match name {
-            "unary-100" => Self::Unary,
+            // Where the length of the body is a setting, the name does not promise one.
+            "unary-100" | "unary" => Self::Unary,
             "unary-100-wait" => Self::UnaryWait,
             "server-stream-100" => Self::ServerStream(100),
             "server-stream-1m" => Self::ServerStream(1 << 20),
@@ -46,55 +56,79 @@ impl FromStr for Workload {
     }
 }
 
-const BODY: usize = 100;
-
 /// Connects, and starts `in_flight` tasks on each connection.
 pub(crate) async fn start<C: Client>(
     address: SocketAddr,
     workload: Workload,
     connections: usize,
     in_flight: usize,
+    settings: Settings,
 ) -> Result<Vec<Meter>, Error> {
     let mut meters = Vec::new();
+    let mut clients = Vec::new();
+    // All of them are connected before the first one calls; a busy server is slow to accept.
     for _ in 0..connections {
-        let client = C::connect(address).await?;
-        for _ in 0..in_flight {
-            let meter = Meter::new()?;
-            meters.push(meter.clone());
-            let client = client.clone();
-            tokio::spawn(async move {
-                if let Err(error) = repeat(client, workload, &meter).await {
-                    eprintln!("{error}");
-                    std::process::exit(1);
-                }
-            });
-        }
+        let client = C::connect(address, &settings).await?;
+        hold::occupy(&client, settings.idle_streams).await?;
+        clients.push(client);
+    }
+    let tasks = if C::BATCHES { 1 } else { in_flight };
+    let loads: Vec<Vec<C>> = if settings.rotate {
+        let share = |task| clients.iter().cycle().skip(task).step_by(in_flight);
+        let each = connections.div_ceil(in_flight);
+        (0..in_flight)
+            .map(|task| share(task).take(each).cloned().collect())
+            .collect()
+    } else {
+        let of_one = |client: &C| vec![vec![client.clone()]; tasks];
+        clients.iter().flat_map(of_one).collect()
+    };
+    for clients in loads {
+        let meter = Meter::new()?;
+        meters.push(meter.clone());
+        let body = vec![7; settings.body];
+        tokio::spawn(async move {
+            let load = repeat(clients, in_flight, workload, body, &meter);
+            if let Err(error) = load.await {
+                eprintln!("{error}");
+                std::process::exit(1);
+            }
+        });
     }
     Ok(meters)
 }
 
-async fn repeat<C: Client>(mut client: C, workload: Workload, meter: &Meter) -> Result<(), Error> {
+async fn repeat<C: Client>(
+    mut clients: Vec<C>,
+    in_flight: usize,
+    workload: Workload,
+    body: Vec<u8>,
+    meter: &Meter,
+) -> Result<(), Error> {
+    let expect = |length| {
+        if length == body.len() {
+            return Ok(());
+        }
+        Err(format!("an answer of {length} bytes came back"))
+    };
+    let client = clients.first_mut().ok_or("a load needs a connection")?;
     match workload {
+        Workload::Unary if C::BATCHES => client.batch(in_flight, body, meter).await,
         Workload::Unary => loop {
-            let started = Instant::now();
-            expect(client.unary(vec![7; BODY]).await?)?;
-            meter.done(started);
+            for client in &mut clients {
+                let started = Instant::now();
+                expect(client.unary(body.clone()).await?)?;
+                meter.done(started);
+            }
         },
         Workload::UnaryWait => loop {
             let started = Instant::now();
-            expect(client.unary_wait(vec![7; BODY]).await?)?;
+            expect(client.unary_wait(body.clone()).await?)?;
             meter.done(started);
         },
         Workload::ServerStream(size) => client.server_stream(size, meter).await,
-        Workload::PingPong => client.ping_pong(vec![7; BODY], meter).await,
+        Workload::PingPong => client.ping_pong(body, meter).await,
     }
-}
-
-fn expect(length: usize) -> Result<(), Error> {
-    if length == BODY {
-        return Ok(());
-    }
-    Err(format!("an answer of {length} bytes came back").into())
 }
 
 /// Measures a window for each line of the standard input, until it ends.

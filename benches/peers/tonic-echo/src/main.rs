@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bench_driver::{Client, DEADLINE, Error, Meter, Server};
+use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 mod proto {
@@ -61,8 +61,54 @@ impl Echo for Service {
 
 struct Tonic;
 
+#[cfg(not(feature = "tls"))]
+fn builder(_: &Settings) -> Result<tonic::transport::Server, Error> {
+    Ok(tonic::transport::Server::builder())
+}
+
+#[cfg(feature = "tls")]
+fn builder(settings: &Settings) -> Result<tonic::transport::Server, Error> {
+    use tonic::transport::{Identity, Server, ServerTlsConfig};
+    let server = Server::builder();
+    Ok(match &settings.tls {
+        None => server,
+        Some(tls) => {
+            let identity = Identity::from_pem(&tls.certificate, &tls.key);
+            server.tls_config(ServerTlsConfig::new().identity(identity))?
+        }
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn endpoint(address: SocketAddr, _: &Settings) -> Result<Endpoint, Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?)
+}
+
+#[cfg(feature = "tls")]
+fn endpoint(address: SocketAddr, settings: &Settings) -> Result<Endpoint, Error> {
+    use tonic::transport::{Certificate, ClientTlsConfig};
+    Ok(match &settings.tls {
+        None => Endpoint::from_shared(format!("http://{address}"))?,
+        Some(tls) => {
+            let root = Certificate::from_pem(&tls.certificate);
+            Endpoint::from_shared(format!("https://{address}"))?
+                .tls_config(ClientTlsConfig::new().ca_certificate(root))?
+        }
+    })
+}
+
 impl Server for Tonic {
-    async fn serve(listening: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
+    fn can() -> Can {
+        Can {
+            tls: cfg!(feature = "tls"),
+            ..Can::all()
+        }
+    }
+
+    async fn serve(
+        settings: &Settings,
+        listening: impl FnOnce(SocketAddr) + Send,
+    ) -> Result<(), Error> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         listening(listener.local_addr()?);
         // What tonic's own `serve` does to its sockets.
@@ -71,7 +117,8 @@ impl Server for Tonic {
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
         });
-        tonic::transport::Server::builder()
+        builder(settings)?
+            .max_concurrent_streams(settings.max_streams)
             .add_service(EchoServer::new(Service))
             .serve_with_incoming(connections)
             .await?;
@@ -86,8 +133,9 @@ fn request<T>(message: T) -> Request<T> {
 }
 
 impl Client for EchoClient<Channel> {
-    async fn connect(address: SocketAddr) -> Result<Self, Error> {
-        Ok(EchoClient::connect(format!("http://{address}")).await?)
+    async fn connect(address: SocketAddr, settings: &Settings) -> Result<Self, Error> {
+        let channel = endpoint(address, settings)?.connect().await?;
+        Ok(EchoClient::new(channel))
     }
 
     async fn unary(&mut self, body: Vec<u8>) -> Result<usize, Error> {
@@ -125,6 +173,18 @@ impl Client for EchoClient<Channel> {
             started = Instant::now();
             out.send(Payload { body: body.clone() }).await?;
         }
+    }
+
+    async fn hold(&mut self, opened: impl FnOnce() + Send) -> Result<(), Error> {
+        let (out, messages) = mpsc::channel(1);
+        out.send(Payload::default()).await?;
+        // Without a deadline, which would be a timer for each stream.
+        let messages = Request::new(ReceiverStream::new(messages));
+        let mut back = EchoClient::ping_pong(self, messages).await?.into_inner();
+        back.message().await?;
+        opened();
+        back.message().await?;
+        Err("the server has ended the stream".into())
     }
 }
 

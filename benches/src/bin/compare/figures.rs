@@ -1,67 +1,102 @@
 //! What was measured, its medians, and how it is shown.
 
-use serde::Serialize;
+use benches::median;
+use benches::process::{Case, Figures, Syscalls};
+use serde::{Deserialize, Serialize};
 
-use crate::Case;
+/// The medians of all rounds of a stack at a workload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) stack: String,
+    /// Whose client was asked for: `own`, or that of a stack for every server.
+    pub(crate) table: String,
+    /// The stack whose client it was, when that was another.
+    pub(crate) client: Option<String>,
+    pub(crate) workload: String,
+    pub(crate) connections: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) tls: bool,
+    /// How many workers a side had; with one, each side was kept on a core.
+    pub(crate) workers: usize,
+    /// Null where the stack has no such workload.
+    pub(crate) medians: Option<Medians>,
+    /// Null where nothing on this machine could count them.
+    pub(crate) syscalls: Option<PerCall>,
+}
 
-/// One round.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Medians {
     pub(crate) per_s: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
+    /// Null where the client does not say.
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
     pub(crate) server_cpu_us: f64,
     pub(crate) client_cpu_us: f64,
 }
 
-/// The medians of all rounds of a stack at a workload.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    stack: String,
-    workload: &'static str,
-    connections: u32,
-    in_flight: u32,
-    per_s: f64,
-    p50_us: f64,
-    p99_us: f64,
-    server_cpu_us: f64,
-    client_cpu_us: f64,
-    /// Null where nothing on this machine could count them.
-    server_writes: Option<f64>,
+/// System calls of the server.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct PerCall {
+    pub(crate) writes: f64,
+    pub(crate) reads: f64,
+    pub(crate) waits: f64,
 }
 
-impl Row {
-    pub(crate) fn new(stack: &str, case: Case, rounds: &[Figures], writes: Option<f64>) -> Self {
-        let median = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure));
+impl From<Syscalls> for PerCall {
+    fn from(counted: Syscalls) -> Self {
         Self {
-            stack: stack.to_owned(),
-            workload: case.workload,
-            connections: case.connections,
-            in_flight: case.in_flight,
-            per_s: median(|round| round.per_s),
-            p50_us: median(|round| round.p50_us),
-            p99_us: median(|round| round.p99_us),
-            server_cpu_us: median(|round| round.server_cpu_us),
-            client_cpu_us: median(|round| round.client_cpu_us),
-            server_writes: writes,
+            writes: counted.writes,
+            reads: counted.reads,
+            waits: counted.waits,
         }
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.get(middle) {
-        None => f64::NAN,
-        Some(upper) if values.len() % 2 == 1 => *upper,
-        Some(upper) => f64::midpoint(values[middle - 1], *upper),
+impl Medians {
+    /// None without rounds.
+    pub(crate) fn of(rounds: &[Figures]) -> Option<Self> {
+        let median = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure));
+        (!rounds.is_empty()).then(|| Self {
+            per_s: median(|round| round.per_s),
+            p50_us: Some(median(|round| round.p50_us)).filter(|p50| p50.is_finite()),
+            p99_us: Some(median(|round| round.p99_us)).filter(|p99| p99.is_finite()),
+            server_cpu_us: median(|round| round.server_cpu_us),
+            client_cpu_us: median(|round| round.client_cpu_us),
+        })
     }
 }
 
-pub(crate) fn print_head() {
+impl Row {
+    /// A row without figures.
+    pub(crate) fn new(stack: &str, case: Case) -> Self {
+        Self {
+            stack: stack.to_owned(),
+            table: "own".to_owned(),
+            client: None,
+            workload: case.workload.to_owned(),
+            connections: case.connections,
+            in_flight: case.in_flight,
+            tls: false,
+            workers: 1,
+            medians: None,
+            syscalls: None,
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.client {
+            Some(client) => format!("{}/{client}-client", self.workload),
+            None => self.workload.clone(),
+        }
+    }
+}
+
+pub(crate) fn print_head(base: &str) {
     println!(
-        "{:<18} {:>5} {:>6}  {:<8} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7}  {:>7} {:>10} {:>10}",
+        "The ratios are to {base}; - is what a stack does not do or what could not be counted."
+    );
+    println!(
+        "{:<30} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
         "workload",
         "conns",
         "flight",
@@ -72,34 +107,45 @@ pub(crate) fn print_head() {
         "server us",
         "client us",
         "writes",
+        "reads",
+        "waits",
         "x per s",
         "x server",
         "x client"
     );
 }
 
-/// Prints the rows of one workload; the ratios are to the last one.
-pub(crate) fn print(rows: &[Row]) {
-    let Some(base) = rows.last() else { return };
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// Prints the rows of one workload; the ratios are to one of the stacks.
+pub(crate) fn print(rows: &[Row], base: &str) {
+    let base = rows
+        .iter()
+        .find(|row| row.stack == base)
+        .and_then(|row| row.medians);
     for row in rows {
-        let writes = row
-            .server_writes
-            .map_or_else(|| "-".to_owned(), |writes| format!("{writes:.3}"));
+        let figure = |figure: fn(&Medians) -> f64| row.medians.as_ref().map(figure);
+        let ratio = |of: fn(&Medians) -> f64| Some(of(row.medians.as_ref()?) / of(base.as_ref()?));
+        let calls = |calls: fn(&PerCall) -> f64| cell(row.syscalls.as_ref().map(calls), 3);
         println!(
-            "{:<18} {:>5} {:>6}  {:<8} {:>10.0} {:>9.1} {:>9.1} {:>10.3} {:>10.3} {:>7}  {:>7.3} {:>10.3} {:>10.3}",
-            row.workload,
+            "{:<30} {:>5} {:>6}  {:<10} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>7} {:>7}  {:>7} {:>8} {:>8}",
+            row.name(),
             row.connections,
             row.in_flight,
             row.stack,
-            row.per_s,
-            row.p50_us,
-            row.p99_us,
-            row.server_cpu_us,
-            row.client_cpu_us,
-            writes,
-            row.per_s / base.per_s,
-            row.server_cpu_us / base.server_cpu_us,
-            row.client_cpu_us / base.client_cpu_us,
+            cell(figure(|row| row.per_s), 0),
+            cell(row.medians.and_then(|row| row.p50_us), 1),
+            cell(row.medians.and_then(|row| row.p99_us), 1),
+            cell(figure(|row| row.server_cpu_us), 3),
+            cell(figure(|row| row.client_cpu_us), 3),
+            calls(|calls| calls.writes),
+            calls(|calls| calls.reads),
+            calls(|calls| calls.waits),
+            cell(ratio(|row| row.per_s), 3),
+            cell(ratio(|row| row.server_cpu_us), 3),
+            cell(ratio(|row| row.client_cpu_us), 3),
         );
     }
 }
@@ -107,13 +153,6 @@ pub(crate) fn print(rows: &[Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
-        assert!((median([4.0, 1.0, 2.0, 3.0].into_iter()) - 2.5).abs() < 1e-9);
-        assert!(median([].into_iter()).is_nan());
-    }
 
     #[test]
     fn a_row_is_written_under_the_names_that_are_promised() {
@@ -124,11 +163,18 @@ mod tests {
             server_cpu_us: 4.0,
             client_cpu_us: 5.0,
         };
-        let case = crate::CASES[1];
-        let row = serde_json::to_string(&Row::new("ours", case, &[round], Some(0.5))).unwrap();
+        let row = Row {
+            medians: Medians::of(&[round]),
+            syscalls: Some(PerCall {
+                writes: 0.5,
+                reads: 0.25,
+                waits: 1.0,
+            }),
+            ..Row::new("ours", crate::options::CASES[1])
+        };
         assert_eq!(
-            row,
-            r#"{"stack":"ours","workload":"unary-100","connections":1,"in_flight":64,"per_s":1.0,"p50_us":2.0,"p99_us":3.0,"server_cpu_us":4.0,"client_cpu_us":5.0,"server_writes":0.5}"#
+            serde_json::to_string(&row).unwrap(),
+            r#"{"stack":"ours","table":"own","client":null,"workload":"unary-100","connections":1,"in_flight":64,"tls":false,"workers":1,"medians":{"per_s":1.0,"p50_us":2.0,"p99_us":3.0,"server_cpu_us":4.0,"client_cpu_us":5.0},"syscalls":{"writes":0.5,"reads":0.25,"waits":1.0}}"#
         );
     }
 }

@@ -1,0 +1,243 @@
+//! How the cost of a call on this framework grows with what there is more of.
+//!
+//! `scaling [--only connections,streams,…] [--rounds 3] [--seconds 1] [--json FILE]`
+//!
+//! Each block raises one number and leaves everything else as it is. Where a ratio stays near 1, the
+//! cost does not depend on the number.
+
+use std::process::ExitCode;
+
+use benches::build::build;
+use benches::process::{Cores, Pair, Setup, case};
+use benches::{Outcome, median};
+use serde::Serialize;
+
+/// What is raised.
+struct Dimension {
+    name: &'static str,
+    /// What else there is to know to read its figures.
+    note: &'static str,
+    values: &'static [usize],
+    settings: fn(usize) -> Load,
+}
+
+/// What runs at one value.
+struct Load {
+    connections: usize,
+    in_flight: u32,
+    server: Vec<String>,
+    client: Vec<String>,
+}
+
+impl Load {
+    /// 64 calls at once on one connection.
+    fn usual() -> Self {
+        Self {
+            connections: 1,
+            in_flight: 64,
+            server: Vec::new(),
+            client: Vec::new(),
+        }
+    }
+}
+
+const DIMENSIONS: [Dimension; 6] = [
+    Dimension {
+        name: "connections",
+        note: "64 calls at once in all, each on the next connection; up to 64 what is lost is that \
+            calls share reads and writes, what grows after that is due to the connections",
+        values: &[1, 8, 64, 1_000, 10_000],
+        settings: |connections| Load {
+            connections,
+            server: vec![format!("max-connections={}", connections + 10)],
+            client: vec!["rotate=true".to_owned()],
+            ..Load::usual()
+        },
+    },
+    Dimension {
+        name: "streams",
+        note: "open and idle on the connection of the 64 calls",
+        values: &[0, 1, 100, 1_000, 10_000],
+        settings: |streams| Load {
+            server: vec![format!("max-streams={}", streams + 256)],
+            client: vec![format!("idle-streams={streams}")],
+            ..Load::usual()
+        },
+    },
+    Dimension {
+        name: "methods",
+        note: "on the router; one is called",
+        values: &[1, 10, 100, 1_000, 10_000],
+        settings: |methods| Load {
+            server: vec![format!("methods={methods}")],
+            ..Load::usual()
+        },
+    },
+    Dimension {
+        name: "methods called",
+        note: "on the router; all are called in turn, so that no path is the one of the call before",
+        values: &[1, 10, 100, 1_000, 10_000],
+        settings: |methods| Load {
+            server: vec![format!("methods={methods}")],
+            client: vec![format!("methods={methods}")],
+            ..Load::usual()
+        },
+    },
+    Dimension {
+        name: "metadata",
+        note: "entries of a request; one differs in every call",
+        values: &[0, 1, 5, 10, 25, 50],
+        settings: |entries| Load {
+            client: vec![format!("metadata={entries}")],
+            ..Load::usual()
+        },
+    },
+    Dimension {
+        name: "bytes",
+        note: "of a message, there and back; 4 calls at once",
+        values: &[
+            0,
+            100,
+            1 << 10,
+            16 << 10,
+            256 << 10,
+            1 << 20,
+            4 << 20,
+            16 << 20,
+        ],
+        settings: |bytes| {
+            let limit = format!("max-message={}", bytes + 1024);
+            Load {
+                in_flight: 4,
+                server: vec![limit.clone()],
+                client: vec![limit, format!("body={bytes}")],
+                ..Load::usual()
+            }
+        },
+    },
+];
+
+/// The costs at one value, and how they compare with those at the first value and at the one before.
+#[derive(Debug, Serialize)]
+struct Line {
+    dimension: &'static str,
+    value: usize,
+    per_s: f64,
+    server_cpu_us: f64,
+    client_cpu_us: f64,
+    server_to_first: f64,
+    client_to_first: f64,
+    server_to_last: f64,
+    client_to_last: f64,
+}
+
+struct Options {
+    only: Option<Vec<String>>,
+    rounds: usize,
+    seconds: f64,
+    json: Option<String>,
+}
+
+impl Options {
+    fn parse(mut words: impl Iterator<Item = String>) -> Outcome<Self> {
+        let mut options = Self {
+            only: None,
+            rounds: 3,
+            seconds: 1.0,
+            json: None,
+        };
+        while let Some(name) = words.next() {
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--only" => {
+                    options.only = Some(value.split(',').map(ToOwned::to_owned).collect());
+                }
+                "--rounds" => options.rounds = value.parse()?,
+                "--seconds" => options.seconds = value.parse()?,
+                "--json" => options.json = Some(value),
+                _ => return Err(format!("there is no option {name}").into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn main() -> ExitCode {
+    match Options::parse(std::env::args().skip(1)).and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scaling: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Outcome<()> {
+    let program = build("ours", false)?.path;
+    let cores = Cores::pinned();
+    let mut lines = Vec::new();
+    for dimension in &DIMENSIONS {
+        let only = options.only.as_ref();
+        if !only.is_none_or(|only| only.iter().any(|name| name == dimension.name)) {
+            continue;
+        }
+        println!("{}: {}", dimension.name, dimension.note);
+        println!(
+            "{:>12} {:>10} {:>11} {:>11}  {:>8} {:>8}  {:>8} {:>8}",
+            "", "", "", "", "x first", "", "x last", ""
+        );
+        println!(
+            "{:>12} {:>10} {:>11} {:>11}  {:>8} {:>8}  {:>8} {:>8}",
+            "", "per s", "server us", "client us", "server", "client", "server", "client"
+        );
+        let mut before: Option<(f64, f64)> = None;
+        let mut first: Option<(f64, f64)> = None;
+        for &value in dimension.values {
+            let load = (dimension.settings)(value);
+            let setup = Setup {
+                server: &program,
+                client: &program,
+                cores: &cores,
+                server_settings: load.server,
+                client_settings: load.client,
+            };
+            let case = case("unary", u32::try_from(load.connections)?, load.in_flight);
+            let rounds = (0..options.rounds)
+                .map(|_| Pair::start(&setup, case)?.measure(options.seconds))
+                .collect::<Outcome<Vec<_>>>()?;
+            let server = median(rounds.iter().map(|round| round.server_cpu_us));
+            let client = median(rounds.iter().map(|round| round.client_cpu_us));
+            let first = *first.get_or_insert((server, client));
+            let last = before.replace((server, client)).unwrap_or(first);
+            let line = Line {
+                dimension: dimension.name,
+                value,
+                per_s: median(rounds.iter().map(|round| round.per_s)),
+                server_cpu_us: server,
+                client_cpu_us: client,
+                server_to_first: server / first.0,
+                client_to_first: client / first.1,
+                server_to_last: server / last.0,
+                client_to_last: client / last.1,
+            };
+            println!(
+                "{:>12} {:>10.0} {:>11.3} {:>11.3}  {:>8.3} {:>8.3}  {:>8.3} {:>8.3}",
+                line.value,
+                line.per_s,
+                line.server_cpu_us,
+                line.client_cpu_us,
+                line.server_to_first,
+                line.client_to_first,
+                line.server_to_last,
+                line.client_to_last,
+            );
+            lines.push(line);
+        }
+    }
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_string_pretty(&lines)?)?;
+    }
+    Ok(())
+}
