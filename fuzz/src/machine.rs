@@ -43,7 +43,7 @@ impl User {
             input: Vec::new(),
             output: Output::default(),
         };
-        if first % 16 > 0 {
+        if !first.is_multiple_of(16) {
             if role == Role::Server {
                 user.feed(PREFACE);
             }
