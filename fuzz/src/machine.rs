@@ -19,6 +19,8 @@ struct User {
     role: Role,
     now: Instant,
     keys: Vec<StreamKey>,
+    /// Streams that were let go of; what they have unsent waits for the peer.
+    left: Vec<StreamKey>,
     input: Vec<u8>,
     output: Output,
 }
@@ -40,6 +42,7 @@ impl User {
             role,
             now,
             keys: Vec::new(),
+            left: Vec::new(),
             input: Vec::new(),
             output: Output::default(),
         };
@@ -151,6 +154,7 @@ impl User {
             (4, Some(key)) => {
                 self.machine.release(key);
                 self.keys.retain(|other| *other != key);
+                self.left.push(key);
             }
             (5, _) => {
                 self.now += Duration::from_millis(reader.number() as u64);
@@ -197,6 +201,9 @@ impl User {
         for key in std::mem::take(&mut self.keys) {
             self.machine.reset(key, ErrorCode::CANCEL);
             self.machine.release(key);
+        }
+        for key in std::mem::take(&mut self.left) {
+            self.machine.reset(key, ErrorCode::CANCEL);
         }
         self.write();
         assert_eq!(self.machine.stream_count(), 0);
