@@ -276,6 +276,7 @@ impl Batch {
             },
             report,
             head_sent: false,
+            turn: false,
         });
     }
 
@@ -308,6 +309,7 @@ impl Batch {
             stage: Stage::Gathering(Box::new(gathering)),
             report,
             head_sent: false,
+            turn: false,
         });
     }
 
@@ -411,7 +413,7 @@ impl Batch {
         if self.ready.is_empty() {
             return;
         }
-        let mut last = std::time::Instant::now();
+        let mut last = Instant::now();
         let mut late = false;
         let mut ready = std::mem::take(&mut self.ready);
         for Ready {
@@ -493,7 +495,7 @@ impl Batch {
                 outcome,
                 report,
             });
-            let now = std::time::Instant::now();
+            let now = Instant::now();
             if now.duration_since(last) >= SLOW {
                 handler.pace().slow();
                 // The others have waited long enough.

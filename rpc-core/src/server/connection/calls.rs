@@ -47,6 +47,8 @@ pub(super) struct Call {
     pub(super) stage: Stage,
     pub(super) report: Option<Box<Report>>,
     pub(super) head_sent: bool,
+    /// Something was received since the last message was sent.
+    pub(super) turn: bool,
 }
 
 /// How far a call is.

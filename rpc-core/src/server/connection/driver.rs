@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use rpc_http2::{Event, Output, ResetCause};
@@ -13,8 +13,7 @@ use super::Shared;
 use super::batch::Batch;
 use super::calls::{Stage, State};
 use super::report::tell;
-use crate::transport::connector::Io;
-use crate::transport::http2::socket::{self, Carried};
+use crate::transport::http2::socket::{self, Wire};
 
 /// How many reads there are before others have their turn.
 const READS: u32 = 8;
@@ -22,9 +21,6 @@ const READS: u32 = 8;
 /// Reads, runs, writes and keeps the time of one connection.
 pub(super) struct Driver {
     shared: Arc<Shared>,
-    io: Box<dyn Io>,
-    carried: Carried,
-    writing: Output,
     sleep: Option<Pin<Box<Sleep>>>,
     /// It has let others run since it has something to write.
     yielded: bool,
@@ -32,12 +28,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, io: Box<dyn Io>, first: Vec<u8>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            io,
-            carried: Carried::new(first),
-            writing: Output::default(),
             sleep: None,
             yielded: true,
             batch: Batch::new(),
@@ -52,14 +45,15 @@ impl Driver {
 
     /// Drives until the connection is over.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let read = match self.poll_read(cx) {
+        let shared = Arc::clone(&self.shared);
+        let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = match self.poll_read(&mut wire, cx) {
             Ok(read) => read,
             Err(why) => {
-                self.lose(&why, cx);
+                self.lose(&why, &mut wire, cx);
                 return Poll::Ready(());
             }
         };
-        let shared = Arc::clone(&self.shared);
         {
             let mut state = shared.lock();
             self.keep_time(&mut state);
@@ -75,7 +69,7 @@ impl Driver {
             }
             // Handlers that are tasks and answer about now share one write.
             let crowd = read == 0 && state.machine.stream_count() > 1 && state.machine.has_output();
-            if crowd && self.writing.is_empty() && !std::mem::replace(&mut self.yielded, true) {
+            if crowd && wire.writing.is_empty() && !std::mem::replace(&mut self.yielded, true) {
                 drop(state);
                 self.wake_handlers();
                 cx.waker().wake_by_ref();
@@ -84,15 +78,15 @@ impl Driver {
         }
         self.wake_handlers();
         self.yielded = false;
-        if let Err(error) = self.poll_write(cx) {
-            self.lose(&error.to_string(), cx);
+        if let Err(error) = self.poll_write(&mut wire, cx) {
+            self.lose(&error.to_string(), &mut wire, cx);
             return Poll::Ready(());
         }
         let mut state = shared.lock();
-        if self.writing.is_empty() && state.machine.is_finished() {
+        if wire.writing.is_empty() && state.machine.is_finished() {
             state.on_lost();
             drop(state);
-            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
             return Poll::Ready(());
         }
         self.arm(&mut state, cx);
@@ -100,11 +94,11 @@ impl Driver {
     }
 
     /// Reads what there is and runs what it brings; how many reads that took.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<u32, String> {
+    fn poll_read(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<u32, String> {
         let mut reads = 0;
         loop {
             let (shared, batch) = (&self.shared, &mut self.batch);
-            let polled = socket::poll_read(&mut *self.io, &mut self.carried, cx, |input| {
+            let polled = socket::poll_read(&mut *wire.io, &mut wire.carried, cx, |input| {
                 let whole = *input;
                 let received = batch.receive(shared, input);
                 tell(shared.lock().take_reports());
@@ -128,9 +122,9 @@ impl Driver {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_write(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            match socket::poll_write(&mut *self.io, &mut self.writing, cx) {
+            match socket::poll_write(&mut *wire.io, &mut wire.writing, cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(result) => result?,
             }
@@ -138,13 +132,13 @@ impl Driver {
             if !state.machine.has_output() {
                 drop(state);
                 // TLS may have kept something back.
-                return match Pin::new(&mut self.io).poll_flush(cx) {
+                return match Pin::new(&mut wire.io).poll_flush(cx) {
                     Poll::Ready(result) => result,
                     Poll::Pending => Ok(()),
                 };
             }
             let now = Instant::now().into_std();
-            state.machine.take_output(&mut self.writing, now);
+            state.machine.take_output(&mut wire.writing, now);
             wake_roomy(&mut state, &mut self.batch.wakers);
             drop(state);
             self.wake_handlers();
@@ -200,7 +194,7 @@ impl Driver {
     }
 
     /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.
-    fn lose(&mut self, why: &str, cx: &mut Context<'_>) {
+    fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) {
         tracing::debug!(peer = %self.shared.peer, error = why, "a connection ended");
         let mut last = Output::default();
         let mut state = self.shared.lock();
@@ -208,11 +202,11 @@ impl Driver {
         state.machine.take_output(&mut last, now);
         state.on_lost();
         drop(state);
-        if socket::poll_write(&mut *self.io, &mut self.writing, cx).is_ready() {
+        if socket::poll_write(&mut *wire.io, &mut wire.writing, cx).is_ready() {
             // What the peer does with it is of no interest any more.
-            let _ = socket::poll_write(&mut *self.io, &mut last, cx);
+            let _ = socket::poll_write(&mut *wire.io, &mut last, cx);
         }
-        let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
         self.wake_handlers();
     }
 }

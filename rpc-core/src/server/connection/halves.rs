@@ -128,6 +128,7 @@ impl RecvHalf for Requests {
         };
         if let Some(data) = data {
             let count = std::mem::take(&mut inbox.unconsumed);
+            call.turn = true;
             state.machine.consume(self.key, count);
             let driver = if state.machine.has_output() {
                 state.driver.take()
@@ -162,13 +163,31 @@ pub(super) struct Responses {
 impl Responses {
     fn put(&mut self, payload: Payload<'_>, length: usize) -> Result<(), StreamError> {
         self.credit = self.credit.saturating_sub(length);
-        let key = self.key;
-        if act(&self.shared, |state| {
-            state.machine.send(key, payload, false)
-        }) {
+        let mut state = self.shared.lock();
+        let answers = state.machine.stream_count() == 1
+            && !state.machine.has_output()
+            && state
+                .call(self.key)
+                .is_some_and(|call| std::mem::take(&mut call.turn));
+        if !state.machine.send(self.key, payload, false) {
+            return Err(StreamError::Reset(CANCEL));
+        }
+        if answers {
+            // The client waits for it, and nobody else has something to write.
+            drop(state);
+            self.shared.write_now();
             return Ok(());
         }
-        Err(StreamError::Reset(CANCEL))
+        let driver = if state.machine.has_output() {
+            state.driver.take()
+        } else {
+            None
+        };
+        drop(state);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Ok(())
     }
 }
 

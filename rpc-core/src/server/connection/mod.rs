@@ -23,6 +23,7 @@ use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
 use crate::request::PeerAddr;
 use crate::transport::connector::Io;
+use crate::transport::http2::socket::{self, Wire};
 use calls::State;
 use driver::Driver;
 use first::{Begun, First};
@@ -89,10 +90,11 @@ impl Served {
         let machine = Machine::new(Role::Server, config, now);
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(machine, now)),
+            wire: Mutex::new(Wire::new(io, first)),
             served: self.0,
             peer,
         });
-        let mut driver = Driver::new(shared, io, first);
+        let mut driver = Driver::new(shared);
         let mut requested = Some(Box::pin(shutdown.requested()));
         std::future::poll_fn(move |cx| {
             if let Some(waiting) = &mut requested
@@ -110,6 +112,8 @@ impl Served {
 /// What the driver and the handlers of a connection share.
 struct Shared {
     state: Mutex<State>,
+    /// Locked before the state where both are.
+    wire: Mutex<Wire>,
     served: Arc<Inner>,
     peer: PeerAddr,
 }
@@ -118,5 +122,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that runs under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes without the driver, or wakes it.
+    fn write_now(&self) {
+        let written = socket::write_now(&self.wire, |output| {
+            let now = Instant::now().into_std();
+            self.lock().machine.take_output(output, now);
+        });
+        let mut state = self.lock();
+        if !written || state.machine.has_output() {
+            // The driver goes on with it, or hears of the error.
+            let driver = state.driver.take();
+            drop(state);
+            if let Some(driver) = driver {
+                driver.wake();
+            }
+        }
     }
 }

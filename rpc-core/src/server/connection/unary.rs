@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use rpc_http2::StreamKey;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::calls::{Call, Inbox, Stage, State};
@@ -67,6 +68,7 @@ pub(super) fn go_on(
         },
         report,
         head_sent: false,
+        turn: false,
     });
 }
 
@@ -84,7 +86,7 @@ impl<T> Future for Timed<T> {
         if !std::mem::replace(&mut self.first, false) {
             return self.future.as_mut().poll(cx);
         }
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let polled = self.future.as_mut().poll(cx);
         self.handler.pace().polled(start.elapsed());
         polled

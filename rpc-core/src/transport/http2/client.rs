@@ -3,22 +3,23 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use rpc_http2::hpack::{Block, Template};
-use rpc_http2::{Connection as Machine, ErrorCode, Fields, Output, Payload, StreamKey};
+use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::assembler::Assembler;
 use super::client_driver::Driver;
+use super::client_halves::{Half, Receiver, Sender};
 use super::fields::{self, ClientHead, KnownHead, KnownHeads};
-use super::socket::{self, Carried};
+use super::socket::{self, Wire};
 use super::wheel::Wheel;
 use crate::transport::connector::Io;
-use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::transport::stream::StreamError;
 use crate::wire::compression::Encoding;
 use crate::wire::head::{RequestHead, ResponseHead, Trailers};
 use crate::wire::message::MessageDecoder;
@@ -47,13 +48,6 @@ pub(super) struct Shared {
     authority: String,
     secure: bool,
     receive_limit: usize,
-}
-
-/// The byte stream and what is under way on it.
-pub(super) struct Wire {
-    pub(super) io: Box<dyn Io>,
-    pub(super) carried: Carried,
-    pub(super) writing: Output,
 }
 
 pub(super) struct State {
@@ -101,21 +95,23 @@ impl Lost {
 /// What has arrived of a call and was not taken.
 pub(super) struct Call {
     pub(super) key: StreamKey,
-    head: Option<ResponseHead>,
-    assembler: Assembler,
+    pub(super) head: Option<ResponseHead>,
+    pub(super) assembler: Assembler,
     /// The message of a unary response that came in one piece.
     whole: Option<Bytes>,
     /// What counts against the windows.
-    unconsumed: usize,
+    pub(super) unconsumed: usize,
     /// How it ended.
-    outcome: Option<Result<Option<Trailers>, StreamError>>,
+    pub(super) outcome: Option<Result<Option<Trailers>, StreamError>>,
     /// Only its end is of interest.
     unary: bool,
     limit: usize,
-    receiver: Option<Waker>,
-    sender: Option<Waker>,
+    pub(super) receiver: Option<Waker>,
+    pub(super) sender: Option<Waker>,
     /// Halves that have not been dropped.
-    halves: u8,
+    pub(super) halves: u8,
+    /// Something was received since the last message was sent.
+    pub(super) turn: bool,
 }
 
 /// The parts of a unary response.
@@ -155,11 +151,7 @@ pub(crate) async fn connect(
             answered: false,
             armed: None,
         }),
-        wire: Mutex::new(Wire {
-            io,
-            carried: Carried::default(),
-            writing: Output::default(),
-        }),
+        wire: Mutex::new(Wire::new(io, Vec::new())),
         authority: authority.to_owned(),
         secure,
         receive_limit,
@@ -249,7 +241,7 @@ impl Drop for Connection {
     }
 }
 
-fn payload(body: &Bytes) -> Payload<'_> {
+pub(super) fn payload(body: &Bytes) -> Payload<'_> {
     if body.len() < COPIED {
         Payload::Copied(body)
     } else {
@@ -269,22 +261,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes without the driver: a single call has nobody to share a write with.
-    fn write_now(&self) {
-        let mut wire = match self.wire.try_lock() {
-            Ok(wire) => wire,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return wake(self.lock().driver.take()),
-        };
-        let Wire { io, writing, .. } = &mut *wire;
-        if writing.is_empty() {
+    /// Writes without the driver, or wakes it.
+    pub(super) fn write_now(&self) {
+        let written = socket::write_now(&self.wire, |output| {
             let now = Instant::now().into_std();
-            self.lock().machine.take_output(writing, now);
-        }
-        let mut unwatched = Context::from_waker(Waker::noop());
-        let written = socket::poll_write(&mut **io, writing, &mut unwatched);
+            self.lock().machine.take_output(output, now);
+        });
         let mut state = self.lock();
-        if !matches!(written, Poll::Ready(Ok(()))) || state.machine.has_output() {
+        if !written || state.machine.has_output() {
             // The driver goes on with it, or hears of the error.
             let driver = state.driver.take();
             drop(state);
@@ -354,6 +338,7 @@ impl State {
             receiver: None,
             sender: None,
             halves: 2,
+            turn: false,
         });
         if let Some(deadline) = deadline {
             self.wheel.set(index, deadline.instant().into_std());
@@ -377,7 +362,7 @@ impl State {
     }
 
     /// Ends a call from this side; its other half hears of it.
-    fn reset(&mut self, key: StreamKey, code: ErrorCode) {
+    pub(super) fn reset(&mut self, key: StreamKey, code: ErrorCode) {
         let wakers = self.on_error(key, StreamError::Reset(code));
         self.machine.reset(key, code);
         // Nothing locks again inside: these only schedule tasks.
@@ -385,7 +370,7 @@ impl State {
     }
 
     /// Removes a call that nobody is interested in any more.
-    fn let_go(&mut self, key: StreamKey) {
+    pub(super) fn let_go(&mut self, key: StreamKey) {
         if self.call(key).is_some() {
             self.calls[key.index()] = None;
             self.wheel.clear(key.index());
@@ -522,170 +507,6 @@ impl Call {
 
     pub(super) fn take_sender(&mut self) -> Option<Waker> {
         self.sender.take()
-    }
-}
-
-/// A hold on a stream.
-#[derive(Clone)]
-struct Half {
-    shared: Arc<Shared>,
-    key: StreamKey,
-}
-
-impl Half {
-    /// Does something under the lock that the driver has to write out.
-    fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.shared.lock();
-        let result = act(&mut state);
-        let driver = if state.machine.has_output() {
-            state.driver.take()
-        } else {
-            None
-        };
-        drop(state);
-        wake(driver);
-        result
-    }
-
-    /// One of the two halves of a streaming call is gone.
-    fn leave(&self, early: bool) {
-        self.act(|state| {
-            let Some(call) = state.call(self.key) else {
-                return;
-            };
-            call.halves -= 1;
-            if call.halves == 0 {
-                state.let_go(self.key);
-            } else if early {
-                state.reset(self.key, ErrorCode::CANCEL);
-            }
-        });
-    }
-}
-
-/// The sending half of a call.
-pub(crate) struct Sender {
-    half: Half,
-    ended: bool,
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.half.leave(!self.ended);
-    }
-}
-
-impl SendHalf for Sender {
-    fn send_head(&mut self, _head: ResponseHead) {}
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-        _length: usize,
-    ) -> Poll<Result<(), StreamError>> {
-        let key = self.half.key;
-        let mut state = self.half.shared.lock();
-        let room = state.machine.has_room(key);
-        let Some(call) = state.call(key) else {
-            return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
-        };
-        if let Some(ended) = &call.outcome {
-            return Poll::Ready(Err(match ended {
-                Err(error) => error.again(),
-                // The server has answered without the rest of the requests.
-                Ok(_) => StreamError::Reset(ErrorCode::NO_ERROR),
-            }));
-        }
-        if room {
-            return Poll::Ready(Ok(()));
-        }
-        call.sender = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
-        self.ended |= end;
-        let key = self.half.key;
-        self.half.act(|state| {
-            let payload = payload(&data);
-            if state.machine.send(key, payload, end) {
-                return Ok(());
-            }
-            Err(
-                match state.call(key).and_then(|call| call.outcome.as_ref()) {
-                    Some(Err(error)) => error.again(),
-                    _ => StreamError::Reset(ErrorCode::NO_ERROR),
-                },
-            )
-        })
-    }
-
-    fn send_trailers(&mut self, _trailers: Trailers) {}
-
-    fn reset(&mut self, code: ErrorCode) {
-        self.ended = true;
-        let key = self.half.key;
-        self.half.act(|state| state.reset(key, code));
-    }
-}
-
-/// The receiving half of a call.
-pub(crate) struct Receiver {
-    half: Half,
-    ended: bool,
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.half.leave(!self.ended);
-    }
-}
-
-impl RecvHalf for Receiver {
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
-        if self.ended {
-            return Poll::Ready(Ok(Event::End));
-        }
-        let key = self.half.key;
-        let (event, driver) = {
-            let mut guard = self.half.shared.lock();
-            let state = &mut *guard;
-            let Some(call) = state.calls.get_mut(key.index()).and_then(Option::as_mut) else {
-                return Poll::Ready(Ok(Event::End));
-            };
-            if let Some(head) = call.head.take() {
-                return Poll::Ready(Ok(Event::Head(head)));
-            }
-            let data = match call.assembler.take() {
-                None if call.outcome.is_some() => call.assembler.take_all(),
-                data => data,
-            };
-            if let Some(data) = data {
-                let count = std::mem::take(&mut call.unconsumed);
-                state.machine.consume(key, count);
-                let driver = if state.machine.has_output() {
-                    guard.driver.take()
-                } else {
-                    None
-                };
-                (Ok(Event::Data(data)), driver)
-            } else if let Some(outcome) = call.outcome.take() {
-                self.ended = true;
-                // What asks for it later hears the same.
-                call.outcome = Some(match &outcome {
-                    Ok(_) => Ok(None),
-                    Err(error) => Err(error.again()),
-                });
-                let sender = call.sender.take();
-                let event = outcome.map(|trailers| trailers.map_or(Event::End, Event::Trailers));
-                (event, sender)
-            } else {
-                call.receiver = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-        };
-        wake(driver);
-        Poll::Ready(event)
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::io::AsyncWrite as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::client::{Lost, Shared, State, Wire, understand, understand_trailers};
-use super::socket;
+use super::client::{Lost, Shared, State, understand, understand_trailers};
+use super::socket::{self, Wire};
 use crate::transport::stream::StreamError;
 
 /// How many reads there are before others have their turn.

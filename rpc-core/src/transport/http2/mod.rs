@@ -3,6 +3,7 @@
 pub(crate) mod assembler;
 pub(crate) mod client;
 mod client_driver;
+mod client_halves;
 pub(crate) mod fields;
 pub(crate) mod socket;
 pub(crate) mod wheel;

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Mutex, TryLockError};
+use std::task::{Context, Poll, Waker};
 
 use rpc_http2::Output;
 use tokio::io::ReadBuf;
@@ -26,11 +27,43 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Carried(Vec<u8>);
 
-impl Carried {
-    /// What was read before.
-    pub(crate) fn new(octets: Vec<u8>) -> Self {
-        Self(octets)
+/// The byte stream of a connection and what is under way on it.
+pub(crate) struct Wire {
+    pub(crate) io: Box<dyn Io>,
+    pub(crate) carried: Carried,
+    pub(crate) writing: Output,
+}
+
+impl Wire {
+    /// A stream of which these octets were read already.
+    pub(crate) fn new(io: Box<dyn Io>, read: Vec<u8>) -> Self {
+        Self {
+            io,
+            carried: Carried(read),
+            writing: Output::default(),
+        }
     }
+}
+
+/// Writes from where something is sent, when nobody else is at the wire; whether all is written.
+///
+/// What is alone on its connection has nobody to share a write with, so that waking the driver for it
+/// would only take longer. When not all is written, the driver has to go on with it.
+pub(crate) fn write_now(wire: &Mutex<Wire>, take: impl FnOnce(&mut Output)) -> bool {
+    let mut wire = match wire.try_lock() {
+        Ok(wire) => wire,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return false,
+    };
+    let Wire { io, writing, .. } = &mut *wire;
+    if writing.is_empty() {
+        take(writing);
+    }
+    let mut unwatched = Context::from_waker(Waker::noop());
+    matches!(
+        poll_write(&mut **io, writing, &mut unwatched),
+        Poll::Ready(Ok(()))
+    )
 }
 
 /// Reads once and passes on what is there, with what was left before in front.

@@ -1,0 +1,193 @@
+//! The two halves of a client's streaming call.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use rpc_http2::{ErrorCode, StreamKey};
+
+use super::client::{Shared, State, payload, wake};
+use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::wire::head::{ResponseHead, Trailers};
+
+/// A hold on a stream.
+#[derive(Clone)]
+pub(super) struct Half {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: StreamKey,
+}
+
+impl Half {
+    /// Does something under the lock that the driver has to write out.
+    pub(super) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.shared.lock();
+        let result = act(&mut state);
+        let driver = if state.machine.has_output() {
+            state.driver.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake(driver);
+        result
+    }
+
+    /// One of the two halves of a streaming call is gone.
+    fn leave(&self, early: bool) {
+        self.act(|state| {
+            let Some(call) = state.call(self.key) else {
+                return;
+            };
+            call.halves -= 1;
+            if call.halves == 0 {
+                state.let_go(self.key);
+            } else if early {
+                state.reset(self.key, ErrorCode::CANCEL);
+            }
+        });
+    }
+}
+
+/// The sending half of a call.
+pub(crate) struct Sender {
+    pub(super) half: Half,
+    pub(super) ended: bool,
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.half.leave(!self.ended);
+    }
+}
+
+impl SendHalf for Sender {
+    fn send_head(&mut self, _head: ResponseHead) {}
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        _length: usize,
+    ) -> Poll<Result<(), StreamError>> {
+        let key = self.half.key;
+        let mut state = self.half.shared.lock();
+        let room = state.machine.has_room(key);
+        let Some(call) = state.call(key) else {
+            return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
+        };
+        if let Some(ended) = &call.outcome {
+            return Poll::Ready(Err(match ended {
+                Err(error) => error.again(),
+                // The server has answered without the rest of the requests.
+                Ok(_) => StreamError::Reset(ErrorCode::NO_ERROR),
+            }));
+        }
+        if room {
+            return Poll::Ready(Ok(()));
+        }
+        call.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        self.ended |= end;
+        let key = self.half.key;
+        let shared = &self.half.shared;
+        let mut state = shared.lock();
+        let answers = state.machine.stream_count() == 1
+            && !state.machine.has_output()
+            && state
+                .call(key)
+                .is_some_and(|call| std::mem::take(&mut call.turn));
+        if !state.machine.send(key, payload(&data), end) {
+            return Err(
+                match state.call(key).and_then(|call| call.outcome.as_ref()) {
+                    Some(Err(error)) => error.again(),
+                    _ => StreamError::Reset(ErrorCode::NO_ERROR),
+                },
+            );
+        }
+        if answers {
+            // The peer waits for it, and nobody else has something to write.
+            drop(state);
+            shared.write_now();
+            return Ok(());
+        }
+        let driver = if state.machine.has_output() {
+            state.driver.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake(driver);
+        Ok(())
+    }
+
+    fn send_trailers(&mut self, _trailers: Trailers) {}
+
+    fn reset(&mut self, code: ErrorCode) {
+        self.ended = true;
+        let key = self.half.key;
+        self.half.act(|state| state.reset(key, code));
+    }
+}
+
+/// The receiving half of a call.
+pub(crate) struct Receiver {
+    pub(super) half: Half,
+    pub(super) ended: bool,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.half.leave(!self.ended);
+    }
+}
+
+impl RecvHalf for Receiver {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
+        if self.ended {
+            return Poll::Ready(Ok(Event::End));
+        }
+        let key = self.half.key;
+        let (event, driver) = {
+            let mut guard = self.half.shared.lock();
+            let state = &mut *guard;
+            let Some(call) = state.calls.get_mut(key.index()).and_then(Option::as_mut) else {
+                return Poll::Ready(Ok(Event::End));
+            };
+            if let Some(head) = call.head.take() {
+                return Poll::Ready(Ok(Event::Head(head)));
+            }
+            let data = match call.assembler.take() {
+                None if call.outcome.is_some() => call.assembler.take_all(),
+                data => data,
+            };
+            if let Some(data) = data {
+                let count = std::mem::take(&mut call.unconsumed);
+                call.turn = true;
+                state.machine.consume(key, count);
+                let driver = if state.machine.has_output() {
+                    guard.driver.take()
+                } else {
+                    None
+                };
+                (Ok(Event::Data(data)), driver)
+            } else if let Some(outcome) = call.outcome.take() {
+                self.ended = true;
+                // What asks for it later hears the same.
+                call.outcome = Some(match &outcome {
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(error.again()),
+                });
+                let sender = call.sender.take();
+                let event = outcome.map(|trailers| trailers.map_or(Event::End, Event::Trailers));
+                (event, sender)
+            } else {
+                call.receiver = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        wake(driver);
+        Poll::Ready(event)
+    }
+}
