@@ -87,9 +87,11 @@ impl Options {
 
     /// What the ratios are to: tonic, or the last stack of a list without it.
     pub(crate) fn base(&self) -> &str {
-        let tonic = self.stacks.iter().find(|stack| *stack == "tonic");
+        // What may not be installed is nothing to compare with.
+        let mut stacks = self.stacks.iter().filter(|stack| *stack != NGHTTP);
+        let tonic = stacks.clone().find(|stack| *stack == "tonic");
         tonic
-            .or(self.stacks.last())
+            .or(stacks.next_back())
             .map_or("nothing", String::as_str)
     }
 }
@@ -131,7 +133,7 @@ mod tests {
     fn ratios_are_to_tonic_where_it_takes_part() {
         assert_eq!(parse("").unwrap().base(), "tonic");
         assert_eq!(parse("--stacks all").unwrap().base(), "tonic");
-        assert_eq!(parse("--stacks ours,h2,tcp").unwrap().base(), "tcp");
+        assert_eq!(parse("--stacks ours,h2,nghttpd").unwrap().base(), "h2");
     }
 
     #[test]
