@@ -124,7 +124,7 @@ pub(crate) struct Halves {
 }
 
 impl Plan {
-    fn new(core: Arc<Core>, call: ClientCall) -> Self {
+    pub(crate) fn new(core: Arc<Core>, call: ClientCall) -> Self {
         core.budget.call(call.started);
         Self {
             head: RequestHead {
@@ -148,9 +148,15 @@ impl Plan {
         }
     }
 
-    async fn unary(&mut self) -> Result<Reply, Status> {
+    /// Makes the attempts of a unary call.
+    pub(crate) async fn unary(&mut self) -> Result<Reply, Status> {
         loop {
-            let (connection, mut guard, now) = self.choose().await?;
+            let picked = match self.pick_now() {
+                Ok(picked) => picked,
+                Err(_) => Box::pin(self.pick_until_deadline()).await,
+            };
+            let picked = picked.map_err(|status| self.annotated(status))?;
+            let (connection, mut guard, now) = self.begin(picked);
             let empty = Bytes::new();
             let body = self.body.as_ref().unwrap_or(&empty);
             let failed = match connection.unary(&self.head, body, self.deadline, now) {
@@ -172,34 +178,31 @@ impl Plan {
             };
             guard.end(failed.status.code());
             drop(guard);
-            match self.deadline {
-                None => self.after(failed).await?,
-                Some(deadline) => {
-                    match tokio::time::timeout_at(deadline.instant(), self.after(failed)).await {
-                        Ok(decided) => decided?,
-                        Err(_) => return Err(self.expired()),
-                    }
-                }
-            }
+            // Boxed, since the calls that do not come here would have to carry it.
+            Box::pin(self.after_until_deadline(failed)).await?;
         }
     }
 
-    /// Picks where the next attempt goes.
-    async fn choose(&mut self) -> Result<(Arc<Connection>, AttemptGuard, Instant), Status> {
-        let picked = match self.pick_now() {
-            Ok(picked) => picked,
-            Err(_) => match self.deadline {
-                None => self.pick().await,
-                Some(deadline) => {
-                    match tokio::time::timeout_at(deadline.instant(), self.pick()).await {
-                        Ok(picked) => picked,
-                        Err(_) => return Err(self.expired()),
-                    }
-                }
-            },
+    /// [`Plan::after`] under the deadline.
+    async fn after_until_deadline(&mut self, failed: Failed) -> Result<(), Status> {
+        let Some(deadline) = self.deadline else {
+            return self.after(failed).await;
         };
-        let picked = picked.map_err(|status| self.annotated(status))?;
-        Ok(self.begin(picked))
+        match tokio::time::timeout_at(deadline.instant(), self.after(failed)).await {
+            Ok(decided) => decided,
+            Err(_) => Err(self.expired()),
+        }
+    }
+
+    /// [`Plan::pick`] under the deadline.
+    async fn pick_until_deadline(&self) -> Result<Picked, Status> {
+        let Some(deadline) = self.deadline else {
+            return self.pick().await;
+        };
+        match tokio::time::timeout_at(deadline.instant(), self.pick()).await {
+            Ok(picked) => picked,
+            Err(_) => Err(self.expired()),
+        }
     }
 
     fn pick_now(&self) -> Result<Result<Picked, Status>, u64> {

@@ -108,8 +108,13 @@ impl Channel {
         let body = message::encode(method.request, request.get_ref(), core.encoding)
             .map_err(|status| status.with_path(method.path()))?;
         let call = core.client_call(method, request, Some(body), true);
-        let reply = core.run(call).await?;
-        reply.into_response(method)
+        if !core.interceptors.is_empty() {
+            return Box::pin(core.run(call)).await?.into_response(method);
+        }
+        let mut plan = call::Plan::new(Arc::clone(core), call);
+        let outcome = plan.unary().await;
+        plan.report(outcome.as_ref().err());
+        outcome?.into_response(method)
     }
 
     /// Starts a call with one request and a stream of responses; it starts at once.
@@ -193,12 +198,11 @@ impl Core {
         if self.interceptors.is_empty() {
             return call::run(self, call).await;
         }
-        super::Next {
+        let next = super::Next {
             core: self,
             rest: &self.interceptors,
-        }
-        .run(call)
-        .await
+        };
+        Box::pin(next.run(call)).await
     }
 
     /// Wakes the control task for the first time.
