@@ -101,8 +101,9 @@ fn config(random: &mut Choices) -> Config {
         },
         ..Config::default()
     };
-    // Windows of a few octets make honest peers send many small updates.
+    // Windows of a few octets make honest peers send many small updates, and little in much time.
     config.limits.idle_frames = None;
+    config.limits.stall = None;
     config.limits.unsent_answers = None;
     config
 }
