@@ -75,6 +75,8 @@ pub(crate) struct Pair {
     ledger: HashMap<usize, Vec<u8>>,
     started: usize,
     total: usize,
+    /// The largest body.
+    longest: usize,
     trace: u64,
 }
 
@@ -111,8 +113,11 @@ fn config(random: &mut Choices) -> Config {
 impl Pair {
     pub(crate) fn new(mut random: Choices) -> Self {
         let now = Instant::now();
-        let client = Side::new(Role::Client, config(&mut random), now);
-        let server = Side::new(Role::Server, config(&mut random), now);
+        let (ours, theirs) = (config(&mut random), config(&mut random));
+        // Octet by octet, a large body takes longer than there are steps.
+        let longest = ours.stream_window.min(theirs.stream_window) as usize * 500;
+        let client = Side::new(Role::Client, ours, now);
+        let server = Side::new(Role::Server, theirs, now);
         let heads = (0..random.usize(1..20))
             .map(|method| {
                 let path = format!("/a.B/Method{method}");
@@ -144,6 +149,7 @@ impl Pair {
             ledger: HashMap::new(),
             started: 0,
             total: random.usize(1..60),
+            longest: longest.clamp(500, 300_000),
             random,
             trace: 0,
         }
@@ -241,7 +247,7 @@ impl Pair {
             _ => Plan::Whole,
         };
         let most = if self.random.u8(0..10) == 0 {
-            300_000
+            self.longest
         } else {
             500
         };
