@@ -142,7 +142,7 @@ impl Pair {
             served: HashMap::new(),
             ledger: HashMap::new(),
             started: 0,
-            total: random.usize(1..60),
+            total: random.usize(1..random.at_most(60, 8)),
             random,
             trace: 0,
         }
@@ -240,7 +240,7 @@ impl Pair {
             _ => Plan::Whole,
         };
         let most = if self.random.u8(0..10) == 0 {
-            300_000
+            self.random.at_most(300_000, 20_000)
         } else {
             500
         };
