@@ -41,6 +41,11 @@ impl Choices {
         }
     }
 
+    /// Whether an input chooses: it may let minutes pass in which nothing moves.
+    pub(crate) fn is_fuzzed(&self) -> bool {
+        self.fuzzed
+    }
+
     /// How much of something there is at most: a fuzzer learns more from many small inputs.
     pub(crate) fn at_most(&self, simulated: usize, fuzzed: usize) -> usize {
         if self.fuzzed { fuzzed } else { simulated }
