@@ -13,6 +13,7 @@ const HEAD: &[u8] = b"\x83\x86\x04\x02/a\x00\x01x\x01y";
 /// The same for a response.
 const ANSWER: &[u8] = b"\x88\x00\x01x\x01y";
 const MAX_STREAMS: u32 = 8;
+const CONNECTION_WINDOW: usize = 100_000;
 
 struct User {
     machine: Connection,
@@ -21,6 +22,9 @@ struct User {
     keys: Vec<StreamKey>,
     /// Streams that were let go of; what they have unsent waits for the peer.
     left: Vec<StreamKey>,
+    /// Data that was not given back yet, when this user keeps data.
+    kept: Vec<(StreamKey, usize)>,
+    keeps: bool,
     input: Vec<u8>,
     output: Output,
 }
@@ -32,7 +36,7 @@ impl User {
         let config = Config {
             max_streams: MAX_STREAMS,
             stream_window: 1000 + 100 * u32::from(first >> 4),
-            connection_window: 100_000,
+            connection_window: CONNECTION_WINDOW as u32,
             stream_buffer: 10_000,
             connection_buffer: 40_000,
             ..Config::default()
@@ -43,6 +47,8 @@ impl User {
             now,
             keys: Vec::new(),
             left: Vec::new(),
+            kept: Vec::new(),
+            keeps: first % 16 >= 12,
             input: Vec::new(),
             output: Output::default(),
         };
@@ -87,8 +93,10 @@ impl User {
                 }
                 Ok(Some(_)) => {}
             }
-            if let Some((stream, octets)) = data {
-                self.machine.consume(stream, octets);
+            match data {
+                Some(data) if self.keeps => self.kept.push(data),
+                Some((stream, octets)) => self.machine.consume(stream, octets),
+                None => {}
             }
         };
         assert_eq!(failed, self.machine.error().is_some());
@@ -100,6 +108,9 @@ impl User {
     }
 
     fn check(&self) {
+        // RFC 9113 section 6.9.1: no more comes in than the window has room for.
+        let kept: usize = self.kept.iter().map(|(_, octets)| octets).sum();
+        assert!(kept <= CONNECTION_WINDOW, "{kept} octets in the window");
         if self.role == Role::Server {
             assert!(self.machine.stream_count() <= MAX_STREAMS as usize);
         }
@@ -154,6 +165,8 @@ impl User {
             (4, Some(key)) => {
                 self.machine.release(key);
                 self.keys.retain(|other| *other != key);
+                // The machine gives back what nobody will.
+                self.kept.retain(|(other, _)| *other != key);
                 self.left.push(key);
             }
             (5, _) => {
@@ -164,6 +177,10 @@ impl User {
             (6, Some(key)) => {
                 self.machine.room(key);
                 self.machine.roomy();
+                if let Some(place) = self.kept.iter().position(|(other, _)| *other == key) {
+                    let (_, octets) = self.kept.swap_remove(place);
+                    self.machine.consume(key, octets);
+                }
             }
             (7, _) => self.write(),
             (8, _) if what > 250 => self.machine.shut_down(self.now),

@@ -1,6 +1,6 @@
 //! The inputs that fuzzing has found, and those that it began with, played again.
 //!
-//! A corpus is one file of inputs, each behind its length in four octets; `fuzz/pack` writes it.
+//! A corpus is one file of inputs, each behind its length in four octets; `fuzz/run pack` writes it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;

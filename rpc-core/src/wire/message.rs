@@ -303,6 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_length_claims_no_memory() {
+        let mut decoder = MessageDecoder::new(Encoding::Identity, usize::MAX);
+        decoder.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
+        for arrived in 0..100 {
+            assert_eq!(decoder.next().unwrap(), None);
+            let held: usize = decoder.chunks.iter().map(Bytes::len).sum();
+            assert_eq!((held, decoder.buffered), (arrived, arrived));
+            assert_eq!(decoder.chunks.len(), arrived);
+            decoder.push(Bytes::from_static(&[7]));
+        }
+    }
+
+    #[test]
     fn bad_flags_are_internal() {
         for flag in [1, 2, 255] {
             let mut decoder = MessageDecoder::new(Encoding::Identity, 10);

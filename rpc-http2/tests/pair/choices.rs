@@ -7,6 +7,8 @@ use fastrand::Rng;
 /// Chooses by an input as long as there is one, and then by a seed.
 #[derive(Debug)]
 pub(crate) struct Choices {
+    /// There is an input, be it empty.
+    fuzzed: bool,
     input: Vec<u8>,
     place: usize,
     random: Rng,
@@ -17,6 +19,7 @@ impl Choices {
     #[allow(dead_code, reason = "a fuzzer has no seed")]
     pub(crate) fn seeded(seed: u64) -> Self {
         Self {
+            fuzzed: false,
             input: Vec::new(),
             place: 0,
             random: Rng::with_seed(seed),
@@ -31,10 +34,21 @@ impl Choices {
             .take(8)
             .fold(1, |seed, octet| seed << 8 | u64::from(*octet));
         Self {
+            fuzzed: true,
             input: input.to_vec(),
             place: 0,
             random: Rng::with_seed(seed),
         }
+    }
+
+    /// Whether an input chooses: it may let minutes pass in which nothing moves.
+    pub(crate) fn is_fuzzed(&self) -> bool {
+        self.fuzzed
+    }
+
+    /// How much of something there is at most: a fuzzer learns more from many small inputs.
+    pub(crate) fn at_most(&self, simulated: usize, fuzzed: usize) -> usize {
+        if self.fuzzed { fuzzed } else { simulated }
     }
 
     fn below(&mut self, count: u64) -> u64 {
