@@ -13,7 +13,6 @@ const HEAD: &[u8] = b"\x83\x86\x04\x02/a\x00\x01x\x01y";
 /// The same for a response.
 const ANSWER: &[u8] = b"\x88\x00\x01x\x01y";
 const MAX_STREAMS: u32 = 8;
-const CONNECTION_WINDOW: usize = 100_000;
 
 struct User {
     machine: Connection,
@@ -25,6 +24,8 @@ struct User {
     /// Data that was not given back yet, when this user keeps data.
     kept: Vec<(StreamKey, usize)>,
     keeps: bool,
+    /// What each stream may hold of data.
+    window: usize,
     input: Vec<u8>,
     output: Output,
 }
@@ -33,10 +34,14 @@ impl User {
     /// Most inputs begin behind the greetings.
     fn new(role: Role, first: u8) -> Self {
         let now = Instant::now();
+        let keeps = first % 16 >= 12;
+        let window = 1000 + 100 * u32::from(first >> 4);
         let config = Config {
             max_streams: MAX_STREAMS,
-            stream_window: 1000 + 100 * u32::from(first >> 4),
-            connection_window: CONNECTION_WINDOW as u32,
+            stream_window: window,
+            // A window that does not grow can be checked.
+            max_stream_window: if keeps { window } else { 16 * 1024 * 1024 },
+            connection_window: 100_000,
             stream_buffer: 10_000,
             connection_buffer: 40_000,
             ..Config::default()
@@ -48,7 +53,8 @@ impl User {
             keys: Vec::new(),
             left: Vec::new(),
             kept: Vec::new(),
-            keeps: first % 16 >= 12,
+            keeps,
+            window: window as usize,
             input: Vec::new(),
             output: Output::default(),
         };
@@ -57,6 +63,11 @@ impl User {
                 user.feed(PREFACE);
             }
             user.feed(&[0, 0, 0, kind::SETTINGS, 0, 0, 0, 0, 0]);
+            if keeps {
+                // Windows are as configured once the peer has acknowledged them (section 6.5.3).
+                user.write();
+                user.feed(&[0, 0, 0, kind::SETTINGS, flag::ACK, 0, 0, 0, 0]);
+            }
         }
         user
     }
@@ -109,8 +120,11 @@ impl User {
 
     fn check(&self) {
         // RFC 9113 section 6.9.1: no more comes in than the window has room for.
-        let kept: usize = self.kept.iter().map(|(_, octets)| octets).sum();
-        assert!(kept <= CONNECTION_WINDOW, "{kept} octets in the window");
+        for key in &self.keys {
+            let of_stream = self.kept.iter().filter(|(other, _)| other == key);
+            let kept: usize = of_stream.map(|(_, octets)| octets).sum();
+            assert!(kept <= self.window, "{kept} octets in {}", self.window);
+        }
         if self.role == Role::Server {
             assert!(self.machine.stream_count() <= MAX_STREAMS as usize);
         }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{fs, io};
 
-use rpc_http2::hpack::Template;
+use rpc_http2::frame::{FrameHeader, flag, kind};
+use rpc_http2::hpack::{Encoder, Template};
 use rpc_http2::{Config, Connection, Fields, Output, Payload, Role};
 
 /// The most that is kept of one corpus.
@@ -70,10 +71,6 @@ fn pack(directory: &Path) -> io::Result<()> {
 
 /// What the fuzzer begins with: pieces of what real machines say to each other.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
-    let numbered = |octets: &[u8]| {
-        let length = u16::try_from(octets.len()).unwrap();
-        [&length.to_be_bytes()[..], octets].concat()
-    };
     let (requests, answers) = exchange();
     let fed = |first: u8, octets: &[u8]| {
         let mut seed = vec![first];
@@ -90,7 +87,12 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     let block = b"\x83\x86\x04\x02/a\x40\x01x\x01y\xbe\x0f\x10\x84\xf1\xe3\xc2\xe5";
     match name {
         // Behind the greetings, and with them.
-        "server_machine" => vec![fed(1, &requests[24..]), fed(0, &requests)],
+        "server_machine" => vec![
+            fed(1, &requests[24..]),
+            fed(0, &requests),
+            fed(13, &requests[24..]),
+            fed(13, &too_much_data()),
+        ],
         "client_machine" => vec![
             [&[1, 2, 0, 0, 2, 0, 0][..], &fed(1, &answers)[1..]].concat(),
             fed(0, &answers),
@@ -101,10 +103,14 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "hpack_decode" => vec![
             [&[16, 0][..], &numbered(block), &numbered(block)].concat(),
             [&[0, 0][..], &numbered(&[0x20, 0x82, 0xbe])].concat(),
+            [&[0, 0][..], &padded_texts()].concat(),
+            [&[0, 0][..], &evicting_blocks()].concat(),
         ],
         "hpack_differential" => vec![
             [numbered(block), numbered(block)].concat(),
             [numbered(&[0x20, 0x3f, 0xe1, 0x1f, 0x82]), numbered(block)].concat(),
+            padded_texts(),
+            evicting_blocks(),
         ],
         "two_machines" => (0..16u8)
             .map(|seed| {
@@ -123,6 +129,60 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             ]
         }
     }
+}
+
+/// A request with more data than its window takes when nothing is given back.
+fn too_much_data() -> Vec<u8> {
+    let head = b"\x83\x86\x04\x02/a";
+    let frame = |kind, flags, payload: &[u8]| {
+        let header = FrameHeader {
+            length: u32::try_from(payload.len()).unwrap(),
+            kind,
+            flags,
+            stream: 1,
+        };
+        [&header.encode()[..], payload].concat()
+    };
+    let mut octets = frame(kind::HEADERS, flag::END_HEADERS, head);
+    for _ in 0..3 {
+        octets.extend(frame(kind::DATA, 0, &[7; 400]));
+    }
+    octets
+}
+
+/// Octets behind their length.
+fn numbered(octets: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(octets.len()).unwrap();
+    [&length.to_be_bytes()[..], octets].concat()
+}
+
+/// Huffman codes of all lengths that a padding may have (RFC 7541 section 5.2).
+fn padded_texts() -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    let mut block = Vec::new();
+    encoder.begin(&mut block);
+    // Shorter ones are not coded.
+    for length in 25..=48 {
+        encoder.volatile(b"a", &vec![b'0'; length], &mut block);
+    }
+    numbered(&block)
+}
+
+/// More fields than the table has room for (section 4.4), and an index for each place in it.
+fn evicting_blocks() -> Vec<u8> {
+    let mut fields = Vec::new();
+    for value in 0..120 {
+        fields.extend([0x40, 1, b'x', 20]);
+        fields.extend([value; 20]);
+    }
+    let mut blocks = numbered(&fields);
+    for index in 62..=140u8 {
+        blocks.extend(match index.checked_sub(127) {
+            None => numbered(&[0x80 | index]),
+            Some(rest) => numbered(&[0xff, rest]),
+        });
+    }
+    blocks
 }
 
 /// What a client and a server say in a few calls.
