@@ -58,9 +58,9 @@ def our_server_cases(label, origin):
         nghttp(echo, small, "-b", "1", times=50)
 
     def continuation():
-        # Its four fields of 4 KiB are more than we take, and no reason to end the connection.
+        # Its six fields of 4 KiB are more than we take, and no reason to end the connection.
         text = nghttp(echo, small, "--continuation", status=8)
-        assert "CONTINUATION" in text and "larger than 16 KiB" in text, text
+        assert "larger than 16 KiB" in text, text
 
     def header_tables():
         for sizes in (("-c", "0"), ("-c", "100", "-c", "4096"), ("--encoder-header-table-size", "0")):
