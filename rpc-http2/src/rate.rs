@@ -18,6 +18,12 @@ pub(crate) struct RateCounter {
 impl RateCounter {
     /// Counts an event that happened so long after the beginning; whether there are too many now.
     pub(crate) fn count(&mut self, rate: Rate, since_start: Duration) -> bool {
+        self.add(rate, since_start);
+        self.total() >= rate.events
+    }
+
+    /// Counts an event of which there may be any number.
+    pub(crate) fn add(&mut self, rate: Rate, since_start: Duration) {
         self.advance(rate.per, since_start);
         let place = self.now.checked_rem(PARTS).unwrap_or(0) as usize;
         if let Some((part, count)) = self.counts.get_mut(place) {
@@ -26,7 +32,6 @@ impl RateCounter {
             }
             *count = count.saturating_add(1);
         }
-        self.total() >= rate.events
     }
 
     /// How many there were in the time before the last look.
@@ -39,15 +44,41 @@ impl RateCounter {
 
     /// Looks at the time.
     pub(crate) fn advance(&mut self, per: Duration, since_start: Duration) {
-        let part = per.checked_div(PARTS).unwrap_or(per).as_millis().max(1);
-        let now = since_start.as_millis().checked_div(part).unwrap_or(0);
+        let part = (per.as_millis() as u64)
+            .checked_div(u64::from(PARTS))
+            .unwrap_or(0)
+            .max(1);
+        let now = (since_start.as_millis() as u64)
+            .checked_div(part)
+            .unwrap_or(0);
         self.now = self.now.max(now as u32);
     }
 }
 
-/// How long after another instant one is.
-pub(crate) fn since(start: Instant, now: Instant) -> Duration {
-    now.saturating_duration_since(start)
+/// How much time has passed since a beginning.
+///
+/// Many events of one read have the same time, which is subtracted once for all of them.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    pub(crate) start: Instant,
+    last: (Instant, Duration),
+}
+
+impl Clock {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self {
+            start,
+            last: (start, Duration::ZERO),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn since(&mut self, now: Instant) -> Duration {
+        if self.last.0 != now {
+            self.last = (now, now.saturating_duration_since(self.start));
+        }
+        self.last.1
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The streams of a connection in one piece of memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +18,7 @@ pub struct StreamKey {
 impl StreamKey {
     /// A small number that no other stream has at the same time.
     #[must_use]
+    #[inline]
     pub fn index(self) -> usize {
         self.index as usize
     }
@@ -100,11 +100,13 @@ pub(crate) struct Flags {
 
 impl Stream {
     /// Whether nothing is left to send.
+    #[inline]
     pub(crate) fn is_drained(&self) -> bool {
         self.is_empty() && matches!(self.end, End::Open) && self.head.is_none()
     }
 
     /// Whether no data is left to send.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.tail.is_empty()
     }
@@ -143,11 +145,52 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::default`], which would move all of it for what is nothing in most streams.
+    fn make_new(&mut self) {
+        self.clear();
+        // A small ring serves the next stream, a large one was an exception.
+        if self.queue.capacity() > 16 {
+            self.queue.shrink_to(16);
+        }
+        let Self {
+            id,
+            generation,
+            send_window,
+            recv_window,
+            unconsumed,
+            returnable,
+            content_left,
+            queue: _,
+            tail: _,
+            queued: _,
+            end,
+            head,
+            opened_at,
+            progress,
+            stalled,
+            flags,
+        } = self;
+        (*id, *generation, *opened_at) = (0, 0, 0);
+        (*send_window, *recv_window) = (0, 0);
+        (*unconsumed, *returnable, *content_left) = (0, 0, None);
+        (*progress, *stalled) = (0, 0);
+        *flags = Flags::default();
+        if !matches!(end, End::Open) {
+            *end = End::Open;
+        }
+        if head.is_some() {
+            *head = None;
+        }
+    }
+
     /// Drops all pieces.
+    #[inline]
     pub(crate) fn clear(&mut self) {
-        self.queue.clear();
-        self.tail = BytesMut::new();
-        self.queued = 0;
+        if self.queued > 0 || self.tail.capacity() > 0 {
+            self.queue.clear();
+            self.tail = BytesMut::new();
+            self.queued = 0;
+        }
     }
 }
 
@@ -156,50 +199,48 @@ impl Stream {
 pub(crate) struct Streams {
     slots: Vec<Stream>,
     free: Vec<u32>,
-    by_id: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
+    ids: Ids,
     used: usize,
     generation: u32,
 }
 
 impl Streams {
     /// How many there are.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.used
     }
 
-    pub(crate) fn insert(&mut self, stream: Stream) -> StreamKey {
+    /// A new stream and the place that it has, which is as [`Stream::default`] but for its identifier.
+    pub(crate) fn insert(&mut self, id: u32) -> (StreamKey, &mut Stream) {
         self.used = self.used.saturating_add(1);
         // 0 is a slot that is free.
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         let generation = self.generation;
-        let id = stream.id;
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.slots.push(Stream::default());
-                (self.slots.len() as u32).saturating_sub(1)
-            }
-        };
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            // The queue's memory is worth keeping.
-            let queue = std::mem::take(&mut slot.queue);
-            *slot = Stream {
-                generation,
-                queue,
-                ..stream
-            };
-        }
+        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
         if id != 0 {
-            self.by_id.insert(id, index);
+            self.ids.insert(id, index, self.used);
         }
-        StreamKey { index, generation }
+        let place = index as usize;
+        if place >= self.slots.len() {
+            self.slots
+                .resize_with(place.saturating_add(1), Stream::default);
+        }
+        let stream = self
+            .slots
+            .get_mut(place)
+            .expect("the slot was there or was made just now");
+        stream.id = id;
+        stream.generation = generation;
+        (StreamKey { index, generation }, stream)
     }
 
     /// Gives a stream that has waited its identifier.
     pub(crate) fn set_id(&mut self, key: StreamKey, id: u32) {
+        let used = self.used;
         if let Some(stream) = self.get_mut(key) {
             stream.id = id;
-            self.by_id.insert(id, key.index);
+            self.ids.insert(id, key.index, used);
         }
     }
 
@@ -207,15 +248,10 @@ impl Streams {
         let Some(stream) = self.get_mut(key) else {
             return;
         };
-        let id = std::mem::take(&mut stream.id);
-        stream.generation = 0;
-        stream.clear();
-        // A small ring serves the next stream, a large one was an exception.
-        stream.queue.shrink_to(16);
-        stream.end = End::Open;
-        stream.head = None;
+        let id = stream.id;
+        stream.make_new();
         if id != 0 {
-            self.by_id.remove(&id);
+            self.ids.remove(id);
         }
         self.used = self.used.saturating_sub(1);
         if self.used == 0 && self.slots.len() > 64 {
@@ -228,20 +264,23 @@ impl Streams {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Stream> {
         self.slots
             .get(key.index as usize)
             .filter(|stream| stream.generation == key.generation)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Stream> {
         self.slots
             .get_mut(key.index as usize)
             .filter(|stream| stream.generation == key.generation)
     }
 
+    #[inline]
     pub(crate) fn find(&self, id: u32) -> Option<StreamKey> {
-        let index = *self.by_id.get(&id)?;
+        let index = self.ids.find(id)?;
         let generation = self.slots.get(index as usize)?.generation;
         Some(StreamKey { index, generation })
     }
@@ -257,18 +296,105 @@ impl Streams {
     }
 }
 
-/// Identifiers are consecutive odd numbers; a multiplication spreads them.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
+/// Slots by the identifiers of streams.
+///
+/// Identifiers are consecutive odd numbers, so that each of the latest ones has a place of its own in
+/// a table of twice their number. A stream that lives so long that another one comes to its place
+/// moves to a map.
+#[derive(Debug, Default)]
+struct Ids {
+    /// Identifier and slot; the length is a power of two, or 0.
+    places: Vec<(u32, u32)>,
+    old: HashMap<u32, u32>,
+}
 
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
+impl Ids {
+    #[inline]
+    fn place(&self, id: u32) -> usize {
+        (id >> 1) as usize & self.places.len().wrapping_sub(1)
     }
 
-    fn write(&mut self, _bytes: &[u8]) {}
+    #[inline]
+    fn find(&self, id: u32) -> Option<u32> {
+        match self.places.get(self.place(id)) {
+            Some((known, index)) if *known == id => Some(*index),
+            _ if self.old.is_empty() => None,
+            _ => self.old.get(&id).copied(),
+        }
+    }
 
-    fn write_u32(&mut self, id: u32) {
-        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    /// Takes in an identifier when there are so many of them.
+    fn insert(&mut self, id: u32, index: u32, used: usize) {
+        if used.saturating_mul(2) > self.places.len() {
+            self.grow(used);
+        }
+        let place = self.place(id);
+        if let Some(entry) = self.places.get_mut(place) {
+            let (before, at) = std::mem::replace(entry, (id, index));
+            if before != 0 {
+                self.old.insert(before, at);
+            }
+        }
+    }
+
+    fn grow(&mut self, used: usize) {
+        let length = used.saturating_mul(2).max(8).next_power_of_two();
+        let before = std::mem::replace(&mut self.places, vec![(0, 0); length]);
+        for (id, index) in before {
+            let place = self.place(id);
+            match self.places.get_mut(place) {
+                Some(entry) if id != 0 => *entry = (id, index),
+                _ => {}
+            }
+        }
+    }
+
+    fn remove(&mut self, id: u32) {
+        let place = self.place(id);
+        match self.places.get_mut(place) {
+            Some(entry) if entry.0 == id => *entry = (0, 0),
+            _ => {
+                self.old.remove(&id);
+                if self.old.is_empty() {
+                    self.old = HashMap::new();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Streams of which some stay, against a map.
+    #[test]
+    fn a_stream_is_found_by_its_identifier_however_long_it_lives() {
+        let mut streams = Streams::default();
+        let mut open: HashMap<u32, StreamKey> = HashMap::new();
+        for round in 0..10_000u32 {
+            let id = round * 2 + 1;
+            open.insert(id, streams.insert(id).0);
+            // Every tenth stays for long, the others for a while.
+            let short = id.checked_sub(64).filter(|id| id % 20 != 1);
+            let long = id.checked_sub(4000).filter(|id| id % 20 == 1);
+            for id in [short, long].into_iter().flatten() {
+                let key = open.remove(&id).unwrap();
+                streams.remove(key);
+                assert_eq!(streams.find(id), None);
+                assert!(streams.get(key).is_none());
+            }
+            if round % 100 == 0 {
+                for (id, key) in &open {
+                    assert_eq!(streams.find(*id), Some(*key));
+                }
+            }
+            assert_eq!(streams.len(), open.len());
+        }
+        for (_, key) in open.drain() {
+            streams.remove(key);
+        }
+        assert_eq!(streams.len(), 0);
+        assert!(streams.ids.places.is_empty() && streams.ids.old.is_empty());
     }
 }

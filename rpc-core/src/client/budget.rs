@@ -1,88 +1,111 @@
 //! How many retries a channel may make.
 
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+/// The window, in seconds.
 const SLOTS: usize = 10;
-const SLOT: Duration = Duration::from_secs(1);
 /// Retries allowed beside the share of the calls.
 const PER_SECOND: u64 = 10;
 /// One retry for so many calls.
 const CALLS_PER_RETRY: u64 = 10;
 
 /// Allows retries up to 10 % of the calls of the last 10 seconds plus 10 a second.
+///
+/// Calls come from all threads, and each is one addition; only retries, which are few, take turns.
 #[derive(Debug)]
-pub(crate) struct RetryBudget(Mutex<Window>);
-
-#[derive(Debug)]
-struct Window {
-    calls: [u64; SLOTS],
-    retries: [u64; SLOTS],
-    current: usize,
-    current_since: Instant,
+pub(crate) struct RetryBudget {
+    start: Instant,
+    /// For each second of the window which one it is, above, and its calls, below.
+    calls: [AtomicU64; SLOTS],
+    /// The same of the retries.
+    retries: Mutex<[(u64, u64); SLOTS]>,
 }
 
 impl RetryBudget {
     pub(crate) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Window {
-            calls: [0; SLOTS],
-            retries: [0; SLOTS],
-            current: 0,
-            current_since: now,
-        }))
+        Self {
+            start: now,
+            calls: Default::default(),
+            retries: Mutex::default(),
+        }
     }
 
     /// Counts a call.
     pub(crate) fn call(&self, now: Instant) {
-        let mut window = self.lock();
-        window.advance(now);
-        let current = window.current;
-        window.calls[current] += 1;
+        let second = self.second(now);
+        let slot = &self.calls[place(second)];
+        let mut counted = slot.load(Ordering::Relaxed);
+        loop {
+            if second_of(counted) == second {
+                slot.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            if second_of(counted) > second {
+                // Another thread is ahead by a whole window; a call less makes no difference.
+                return;
+            }
+            let first = (second << 32) | 1;
+            match slot.compare_exchange(counted, first, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => counted = other,
+            }
+        }
     }
 
     /// Takes a retry out of the budget if there is one.
     pub(crate) fn try_retry(&self, now: Instant) -> bool {
-        let mut window = self.lock();
-        window.advance(now);
-        let calls: u64 = window.calls.iter().sum();
-        let retries: u64 = window.retries.iter().sum();
-        let allowed = calls / CALLS_PER_RETRY + PER_SECOND * SLOTS as u64;
-        if retries >= allowed {
+        let second = self.second(now);
+        let recent = |other: u64| other <= second && second - other < SLOTS as u64;
+        let mut retries = self.lock();
+        let calls: u64 = self
+            .calls
+            .iter()
+            .map(|slot| slot.load(Ordering::Relaxed))
+            .filter(|counted| recent(second_of(*counted)))
+            .map(|counted| counted & u64::from(u32::MAX))
+            .sum();
+        let made: u64 = retries
+            .iter()
+            .filter(|(other, _)| recent(*other))
+            .map(|(_, count)| count)
+            .sum();
+        if made >= calls / CALLS_PER_RETRY + PER_SECOND * SLOTS as u64 {
             return false;
         }
-        let current = window.current;
-        window.retries[current] += 1;
+        let slot = &mut retries[place(second)];
+        if slot.0 != second {
+            *slot = (second, 0);
+        }
+        slot.1 += 1;
         true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Window> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// The number of a second, so large that none is that of a slot which was never used.
+    fn second(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.start).as_secs();
+        since.min(u64::from(u32::MAX) - SLOTS as u64) + SLOTS as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [(u64, u64); SLOTS]> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Window {
-    fn advance(&mut self, now: Instant) {
-        let mut steps = 0;
-        while now.saturating_duration_since(self.current_since) >= SLOT {
-            if steps == SLOTS {
-                self.current_since = now;
-                return;
-            }
-            steps += 1;
-            self.current_since += SLOT;
-            self.current = (self.current + 1) % SLOTS;
-            self.calls[self.current] = 0;
-            self.retries[self.current] = 0;
-        }
-    }
+fn second_of(counted: u64) -> u64 {
+    counted >> 32
+}
+
+fn place(second: u64) -> usize {
+    (second % SLOTS as u64) as usize
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -106,5 +129,23 @@ mod tests {
         while budget.try_retry(start) {}
         assert!(!budget.try_retry(start + Duration::from_millis(9_900)));
         assert!(budget.try_retry(start + Duration::from_millis(10_000)));
+    }
+
+    #[test]
+    fn calls_of_all_threads_count() {
+        let start = Instant::now();
+        let budget = RetryBudget::new(start);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for call in 0..10_000u64 {
+                        budget.call(start + Duration::from_micros(call * 200));
+                    }
+                });
+            }
+        });
+        let later = start + Duration::from_secs(2);
+        let granted = (0..10_000).filter(|_| budget.try_retry(later)).count();
+        assert_eq!(granted, 4_000 + 100);
     }
 }

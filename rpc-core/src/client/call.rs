@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
 use super::subchannel::Subchannel;
-use crate::transport::http2::client::{Connection, WholeReply};
+use crate::transport::http2::client::{Connection, UnaryCall, WholeReply};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::head::RequestHead;
 use crate::wire::message::{MessageDecoder, plain_message};
@@ -159,21 +160,29 @@ impl Plan {
             let (connection, mut guard, now) = self.begin(picked);
             let empty = Bytes::new();
             let body = self.body.as_ref().unwrap_or(&empty);
-            let failed = match connection.unary(&self.head, body, self.deadline, now) {
-                Ok(mut call) => match poll_fn(|cx| call.poll_reply(cx)).await {
-                    Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
-                        Ok(reply) => {
-                            guard.end(Code::Ok);
-                            return Ok(reply);
-                        }
-                        Err(failed) => failed,
-                    },
-                    Err(StreamError::Deadline) => {
-                        guard.end(Code::DeadlineExceeded);
-                        return Err(self.expired());
+            let mut call = None;
+            let replied = poll_fn(|cx| match &mut call {
+                Some(call) => UnaryCall::poll_reply(call, cx),
+                None => match connection.unary(&self.head, body, self.deadline, now, cx) {
+                    Ok(opened) => {
+                        call = Some(opened);
+                        Poll::Pending
                     }
-                    Err(error) => error.into(),
+                    Err(error) => Poll::Ready(Err(error)),
                 },
+            });
+            let failed = match replied.await {
+                Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
+                    Ok(reply) => {
+                        guard.end(Code::Ok);
+                        return Ok(reply);
+                    }
+                    Err(failed) => failed,
+                },
+                Err(StreamError::Deadline) => {
+                    guard.end(Code::DeadlineExceeded);
+                    return Err(self.expired());
+                }
                 Err(error) => error.into(),
             };
             guard.end(failed.status.code());
@@ -379,19 +388,18 @@ fn unary_reply(whole: WholeReply, limit: usize) -> Result<Reply, Failed> {
     };
     let trailers = trailers.into_result()?;
     let head = whole.head.unwrap_or_default();
-    if let Some(message) = whole
-        .data
-        .as_ref()
-        .and_then(|data| plain_message(data, limit))
-    {
-        return Ok(Reply {
-            metadata: head.metadata,
-            trailers,
-            payload: Payload::Message(message),
-        });
-    }
+    let data = match plain_message(whole.data.unwrap_or_default(), limit) {
+        Ok(message) => {
+            return Ok(Reply {
+                metadata: head.metadata,
+                trailers,
+                payload: Payload::Message(message),
+            });
+        }
+        Err(data) => data,
+    };
     let mut decoder = MessageDecoder::new(head.encoding, limit);
-    decoder.push(whole.data.unwrap_or_default());
+    decoder.push(data);
     let Some(message) = decoder.next()? else {
         decoder.finish()?;
         return Err(Status::internal(

@@ -40,16 +40,16 @@ pub(super) fn response_fields(head: &ResponseHead) -> HeaderMap {
 /// The fields that end a response, into an empty map or, for a trailers-only response, its head.
 pub(super) fn append_trailers(headers: &mut HeaderMap, trailers: &Trailers) {
     append_metadata(headers, &trailers.metadata);
-    let Some(status) = &trailers.status else {
+    let Some(outcome) = &trailers.outcome else {
         return;
     };
-    headers.insert(
-        GRPC_STATUS,
-        HeaderValue::from_static(status.code().as_str()),
-    );
-    if status.code() == Code::Ok {
+    let code = outcome
+        .as_ref()
+        .map_or_else(crate::Status::code, |()| Code::Ok);
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(code.as_str()));
+    let Err(status) = outcome else {
         return;
-    }
+    };
     if !status.message().is_empty()
         && let Ok(value) = HeaderValue::from_str(&percent::encode(bounded(status.message())))
     {

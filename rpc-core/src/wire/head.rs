@@ -31,7 +31,7 @@ pub(crate) struct ResponseHead {
 #[derive(Debug, Default)]
 pub(crate) struct Trailers {
     /// Nothing when the peer sent no `grpc-status`.
-    pub(crate) status: Option<Status>,
+    pub(crate) outcome: Option<Result<(), Status>>,
     /// What an OK call carries; the metadata of a failure is in its status.
     pub(crate) metadata: Metadata,
 }
@@ -39,23 +39,23 @@ pub(crate) struct Trailers {
 impl Trailers {
     pub(crate) fn ok(metadata: Metadata) -> Self {
         Self {
-            status: Some(Status::new(Code::Ok, "")),
+            outcome: Some(Ok(())),
             metadata,
         }
     }
 
     pub(crate) fn error(status: Status) -> Self {
         Self {
-            status: Some(status),
+            outcome: Some(Err(status)),
             metadata: Metadata::new(),
         }
     }
 
     /// The outcome of the call: its trailing metadata, or why it failed.
     pub(crate) fn into_result(self) -> Result<Metadata, Status> {
-        match self.status {
-            Some(status) if status.code() == Code::Ok => Ok(self.metadata),
-            Some(status) => Err(status.with_metadata(self.metadata)),
+        match self.outcome {
+            Some(Ok(())) => Ok(self.metadata),
+            Some(Err(status)) => Err(status.with_metadata(self.metadata)),
             None => Err(Status::unknown(
                 "the server ended the call without a grpc-status",
             )),
@@ -161,11 +161,12 @@ impl Fields {
     }
 
     pub(crate) fn into_trailers(self) -> Trailers {
-        let status = self
-            .code
-            .map(|code| Status::new(code, self.message).with_details(self.details));
+        let outcome = self.code.map(|code| match code {
+            Code::Ok => Ok(()),
+            _ => Err(Status::new(code, self.message).with_details(self.details)),
+        });
         Trailers {
-            status,
+            outcome,
             metadata: self.metadata,
         }
     }

@@ -212,12 +212,18 @@ impl MessageDecoder {
 }
 
 /// The message without its prefix, when these octets are one that is not compressed and nothing else.
-pub(crate) fn plain_message(octets: &Bytes, limit: usize) -> Option<Bytes> {
-    let [0, l0, l1, l2, l3] = *octets.first_chunk::<PREFIX>()? else {
-        return None;
-    };
-    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-    (length <= limit && length + PREFIX == octets.len()).then(|| octets.slice(PREFIX..))
+pub(crate) fn plain_message(mut octets: Bytes, limit: usize) -> Result<Bytes, Bytes> {
+    match octets.first_chunk::<PREFIX>() {
+        Some([0, l0, l1, l2, l3]) => {
+            let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize;
+            if length > limit || length + PREFIX != octets.len() {
+                return Err(octets);
+            }
+            octets.advance(PREFIX);
+            Ok(octets)
+        }
+        _ => Err(octets),
+    }
 }
 
 /// Decodes one message by its codec.

@@ -8,8 +8,7 @@ use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame;
 use crate::hpack::Decoded;
-use crate::rate::since;
-use crate::streams::{End, Flags, Stream, StreamKey};
+use crate::streams::{End, StreamKey};
 
 impl Connection {
     pub(super) fn receive_block<'a>(
@@ -57,9 +56,9 @@ impl Connection {
             return Ok(Step::Done);
         }
         self.last_peer_id = id;
-        let started = since(self.start, now);
+        let started = self.clock.since(now);
         if let Some(rate) = self.config.limits.early_resets {
-            self.opened.count(rate, started);
+            self.opened.add(rate, started);
         }
         if self.streams.len() >= self.config.max_streams as usize {
             // Section 5.1.2; before it knows the limit, an honest client may open more.
@@ -83,20 +82,14 @@ impl Connection {
             true => self.growth.window,
             false => self.growth.window.max(frame::DEFAULT_WINDOW),
         };
-        let key = self.streams.insert(Stream {
-            id,
-            send_window: i64::from(self.peer.initial_window),
-            recv_window: i64::from(window),
-            content_left: summary.content_length,
-            opened_at: started.as_millis() as u32,
-            flags: Flags {
-                held: true,
-                recv_closed: end,
-                head_received: true,
-                ..Flags::default()
-            },
-            ..Stream::default()
-        });
+        let (key, stream) = self.streams.insert(id);
+        stream.send_window = i64::from(self.peer.initial_window);
+        stream.recv_window = i64::from(window);
+        stream.content_left = summary.content_length;
+        stream.opened_at = started.as_millis() as u32;
+        stream.flags.held = true;
+        stream.flags.recv_closed = end;
+        stream.flags.head_received = true;
         Ok(Step::Head(key, decoded, end))
     }
 

@@ -14,7 +14,7 @@ use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::{Block, Decoder, Encoder};
 use crate::output::Output;
-use crate::rate::{RateCounter, since};
+use crate::rate::{Clock, RateCounter};
 use crate::streams::{End, StreamKey, Streams};
 
 pub use send::Payload;
@@ -137,7 +137,7 @@ struct OpenFrame {
 pub struct Connection {
     role: Role,
     config: Config,
-    start: Instant,
+    clock: Clock,
     error: Option<ConnectionError>,
 
     preface_left: usize,
@@ -193,7 +193,7 @@ impl Connection {
         let mut connection = Self {
             role,
             config,
-            start: now,
+            clock: Clock::new(now),
             error: None,
             preface_left: match role {
                 Role::Client => 0,
@@ -419,7 +419,7 @@ impl Connection {
         let Some(rate) = self.config.limits.caused_resets else {
             return Ok(());
         };
-        if self.caused_resets.count(rate, since(self.start, now)) {
+        if self.caused_resets.count(rate, self.clock.since(now)) {
             return Err(ConnectionError::calm(
                 "too many streams had to be reset for what the peer did on them",
             ));
@@ -432,7 +432,7 @@ impl Connection {
         let Some(rate) = self.config.limits.idle_frames else {
             return Ok(());
         };
-        if self.idle_frames.count(rate, since(self.start, now)) {
+        if self.idle_frames.count(rate, self.clock.since(now)) {
             return Err(ConnectionError::calm("too many frames that carry nothing"));
         }
         Ok(())

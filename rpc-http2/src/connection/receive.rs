@@ -7,7 +7,6 @@ use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::Decoded;
-use crate::rate::since;
 use crate::streams::StreamKey;
 
 /// A reset this soon after the beginning of a stream, and before an answer, is an early one.
@@ -574,7 +573,7 @@ impl Connection {
             }
             _ => return self.count_idle(now),
         };
-        let age = since(self.start, now).as_millis() as u32;
+        let age = self.clock.since(now).as_millis() as u32;
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
         };
@@ -607,8 +606,9 @@ impl Connection {
         let Some(rate) = self.config.limits.early_resets else {
             return Ok(());
         };
-        let many = self.early_resets.count(rate, since(self.start, now));
-        self.opened.advance(rate.per, since(self.start, now));
+        let since_start = self.clock.since(now);
+        let many = self.early_resets.count(rate, since_start);
+        self.opened.advance(rate.per, since_start);
         if many && self.early_resets.total() >= self.opened.total() / 2 {
             return Err(ConnectionError::calm(
                 "too many streams are reset as soon as they are opened",

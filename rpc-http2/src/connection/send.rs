@@ -9,7 +9,7 @@ use crate::fields::Fields;
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::Template;
 use crate::output::Output;
-use crate::streams::{End, Flags, QueuedHead, Stream, StreamKey};
+use crate::streams::{End, QueuedHead, StreamKey};
 
 /// What is taken out of the queues at a time: enough for one large write.
 const BATCH: usize = 256 * 1024;
@@ -54,30 +54,23 @@ impl Connection {
             return None;
         }
         let full = self.streams.len() >= self.peer.max_streams as usize || !self.waiting.is_empty();
-        let mut stream = Stream {
-            send_window: i64::from(self.peer.initial_window),
-            recv_window: i64::from(self.growth.window),
-            opened_at: now.saturating_duration_since(self.start).as_millis() as u32,
-            flags: Flags {
-                held: true,
-                head_sent: !full,
-                ..Flags::default()
-            },
-            ..Stream::default()
-        };
+        let id = if full { 0 } else { self.next_id };
+        let opened_at = self.clock.since(now).as_millis() as u32;
+        let (key, stream) = self.streams.insert(id);
+        stream.send_window = i64::from(self.peer.initial_window);
+        stream.recv_window = i64::from(self.growth.window);
+        stream.opened_at = opened_at;
+        stream.flags.held = true;
+        stream.flags.head_sent = !full;
         if full {
             stream.head = Some(Box::new(QueuedHead {
                 template: head.clone(),
                 rest: rest.clone(),
             }));
-            let key = self.streams.insert(stream);
             self.waiting.push_back(key);
             return Some(key);
         }
-        let id = self.next_id;
         self.next_id = self.next_id.saturating_add(2);
-        stream.id = id;
-        let key = self.streams.insert(stream);
         self.put_head(id, head, rest, false);
         Some(key)
     }

@@ -99,7 +99,7 @@ impl Connection {
             return None;
         }
         let limits = &self.config.limits;
-        let handshake = (!self.ready).then(|| self.start.checked_add(limits.handshake_time));
+        let handshake = (!self.ready).then(|| self.clock.start.checked_add(limits.handshake_time));
         let block = self
             .block
             .as_ref()
@@ -134,7 +134,7 @@ impl Connection {
     fn due(&mut self, now: Instant) -> Result<(), ConnectionError> {
         let limits = self.config.limits;
         let passed = |since: Instant, wait| now.saturating_duration_since(since) >= wait;
-        if !self.ready && passed(self.start, limits.handshake_time) {
+        if !self.ready && passed(self.clock.start, limits.handshake_time) {
             return Err(ConnectionError::new(
                 ErrorCode::SETTINGS_TIMEOUT,
                 "the peer did not begin to speak HTTP/2 in time",

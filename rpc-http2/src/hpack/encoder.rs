@@ -14,6 +14,7 @@ const MAX_TABLE: usize = 4096;
 const EVICTION_PAUSE: u64 = 4096;
 /// How many fields that were seen once are known.
 const SEEN: usize = 128;
+const TIMEOUT: &[u8] = b"grpc-timeout";
 
 /// Fields that many blocks begin with, and how they are encoded as long as the table stays as it is.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct Encoder {
     resized: Option<(usize, usize)>,
     blocks: u64,
     last_eviction: u64,
+    /// Where the table has the name [`TIMEOUT`], as of a version of it.
+    timeout: Option<(u64, Option<usize>)>,
 }
 
 impl Default for Encoder {
@@ -64,6 +67,7 @@ impl Default for Encoder {
             resized: None,
             blocks: 0,
             last_eviction: 0,
+            timeout: None,
         }
     }
 }
@@ -119,18 +123,21 @@ impl Encoder {
     /// Appends fields that only this block has: what the table knows first, so that the peer finds
     /// the beginning again, and what is another each time last.
     pub fn rest(&mut self, fields: &Fields, out: &mut Vec<u8>) {
+        let mut last = false;
         for (name, value) in fields.iter() {
-            if !is_volatile(name) {
-                self.stable(name, value, out);
+            match Kind::of(name) {
+                Kind::Stable => self.stable(name, value, out),
+                Kind::Volatile | Kind::Sensitive => last = true,
             }
         }
+        if !last {
+            return;
+        }
         for (name, value) in fields.iter() {
-            match name {
-                b"authorization" | b"proxy-authorization" | b"cookie" => {
-                    self.sensitive(name, value, out);
-                }
-                _ if is_volatile(name) => self.volatile(name, value, out),
-                _ => {}
+            match Kind::of(name) {
+                Kind::Stable => {}
+                Kind::Volatile => self.volatile(name, value, out),
+                Kind::Sensitive => self.sensitive(name, value, out),
             }
         }
     }
@@ -144,41 +151,31 @@ impl Encoder {
     /// Appends a field whose value is another one each time; its name may be an index from the
     /// second time on.
     pub fn volatile(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        if name == b"grpc-timeout" && self.find_name(name).is_none() && self.has_room(name, value) {
-            self.literal(name, value, 6, 0x40, out);
+        let place = self.find_name(name);
+        if place.is_none() && name == TIMEOUT && self.has_room(name, value) {
+            literal(None, name, value, 6, 0x40, out);
             self.insert(name, value);
             return;
         }
         // Section 6.2.2.
-        self.literal(name, value, 4, 0x00, out);
+        literal(place, name, value, 4, 0x00, out);
     }
 
     /// Appends a field that no table on the way may keep.
     pub fn sensitive(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
         // Section 6.2.3.
-        self.literal(name, value, 4, 0x10, out);
+        literal(self.find_name(name), name, value, 4, 0x10, out);
     }
 
     fn field(&mut self, name: &[u8], value: &[u8], insert: bool, out: &mut Vec<u8>) {
         if let Some(index) = self.find(name, value) {
             integer::encode(index, 7, 0x80, out);
         } else if insert && self.has_room(name, value) {
-            self.literal(name, value, 6, 0x40, out);
+            literal(self.find_name(name), name, value, 6, 0x40, out);
             self.insert(name, value);
         } else {
-            self.literal(name, value, 4, 0x00, out);
+            literal(self.find_name(name), name, value, 4, 0x00, out);
         }
-    }
-
-    fn literal(&self, name: &[u8], value: &[u8], bits: u32, tag: u8, out: &mut Vec<u8>) {
-        match self.find_name(name) {
-            Some(index) => integer::encode(index, bits, tag, out),
-            None => {
-                integer::encode(0, bits, tag, out);
-                string(name, out);
-            }
-        }
-        string(value, out);
     }
 
     fn find(&self, name: &[u8], value: &[u8]) -> Option<usize> {
@@ -189,7 +186,23 @@ impl Encoder {
         (entry.parts() == (name, value)).then(|| index_of(place))
     }
 
-    fn find_name(&self, name: &[u8]) -> Option<usize> {
+    fn find_name(&mut self, name: &[u8]) -> Option<usize> {
+        if name != TIMEOUT {
+            return self.look_up_name(name);
+        }
+        // Nearly each request has it, and nothing else that changes.
+        let version = self.table.version();
+        match self.timeout {
+            Some((known, index)) if known == version => index,
+            _ => {
+                let index = self.look_up_name(name);
+                self.timeout = Some((version, index));
+                index
+            }
+        }
+    }
+
+    fn look_up_name(&self, name: &[u8]) -> Option<usize> {
         if let Some((place, entry)) = self.entry(hash_name(name))
             && entry.parts().0 == name
         {
@@ -260,36 +273,61 @@ fn forget(
     }
 }
 
-/// Fields whose value is another one in each block, or that nobody should keep.
-fn is_volatile(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"grpc-timeout"
+/// How a field is encoded, by its name.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// It may be the same in many blocks.
+    Stable,
+    /// Its value is another one in each block.
+    Volatile,
+    /// Nobody should keep it.
+    Sensitive,
+}
+
+impl Kind {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            TIMEOUT
             | b"grpc-message"
             | b"grpc-status-details-bin"
             | b"traceparent"
-            | b"tracestate"
-            | b"authorization"
-            | b"proxy-authorization"
-            | b"cookie"
-    )
+            | b"tracestate" => Self::Volatile,
+            b"authorization" | b"proxy-authorization" | b"cookie" => Self::Sensitive,
+            _ => Self::Stable,
+        }
+    }
 }
 
 fn index_of(place: usize) -> usize {
     place.saturating_add(static_table::LENGTH).saturating_add(1)
 }
 
+/// Section 6.2, with the name by its index or as it is.
+fn literal(place: Option<usize>, name: &[u8], value: &[u8], bits: u32, tag: u8, out: &mut Vec<u8>) {
+    integer::encode(place.unwrap_or(0), bits, tag, out);
+    if place.is_none() {
+        string(name, out);
+    }
+    string(value, out);
+}
+
+/// A few octets saved are not worth their decoding.
+const WORTH: usize = 8;
+/// The shortest text of which Huffman's code, of five bits at least, can save as much.
+const SHORTEST: usize = 22;
+
 /// Section 5.2; Huffman when that is shorter.
 fn string(text: &[u8], out: &mut Vec<u8>) {
-    let length = huffman::encoded_length(text);
-    // A few octets saved are not worth their decoding.
-    if length.saturating_add(8) < text.len() {
-        integer::encode(length, 7, 0x80, out);
-        huffman::encode(text, out);
-    } else {
-        integer::encode(text.len(), 7, 0x00, out);
-        out.extend_from_slice(text);
+    if text.len() >= SHORTEST {
+        let length = huffman::encoded_length(text);
+        if length.saturating_add(WORTH) < text.len() {
+            integer::encode(length, 7, 0x80, out);
+            huffman::encode(text, out);
+            return;
+        }
     }
+    integer::encode(text.len(), 7, 0x00, out);
+    out.extend_from_slice(text);
 }
 
 fn hash_name(name: &[u8]) -> u64 {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     authority: String,
     secure: bool,
     receive_limit: usize,
+    /// What the driver has told the watchers, for those who only look.
+    pub(super) takes_calls: AtomicBool,
 }
 
 pub(super) struct State {
@@ -155,6 +158,7 @@ pub(crate) async fn connect(
         authority: authority.to_owned(),
         secure,
         receive_limit,
+        takes_calls: AtomicBool::new(true),
     });
     let (alive, usable) = watch::channel(true);
     let mut driver = Driver::new(Arc::clone(&shared), alive);
@@ -184,16 +188,21 @@ impl Connection {
         ))
     }
 
-    /// Makes a whole unary call; the deadline ends it with [`StreamError::Deadline`].
+    /// Makes a whole unary call, whose task is woken when it has ended; the deadline ends it with
+    /// [`StreamError::Deadline`].
     pub(crate) fn unary(
         &self,
         head: &RequestHead,
         body: &Bytes,
         deadline: Option<Deadline>,
         now: Instant,
+        cx: &mut Context<'_>,
     ) -> Result<UnaryCall, StreamError> {
         let mut state = self.shared.lock();
         let key = state.open(&self.shared, head, deadline, true, now)?;
+        if let Some(call) = state.call(key) {
+            call.receiver = Some(cx.waker().clone());
+        }
         state.machine.send(key, payload(body), true);
         let alone = state.machine.stream_count() == 1;
         if alone && !state.is_too_early_for(deadline) {
@@ -215,7 +224,7 @@ impl Connection {
 
     /// Whether new calls can be opened.
     pub(crate) fn is_usable(&self) -> bool {
-        *self.usable.borrow()
+        self.shared.takes_calls.load(Ordering::Acquire)
     }
 
     /// Whether a call on it was answered, which shows that it worked.

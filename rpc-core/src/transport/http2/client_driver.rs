@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -75,8 +76,7 @@ impl Driver {
             }
             self.keep_time(&mut state, now);
             if !state.machine.takes_streams() {
-                self.alive
-                    .send_if_modified(|alive| std::mem::replace(alive, false));
+                self.take_no_more();
             }
             match &state.driver {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -114,7 +114,7 @@ impl Driver {
             };
             state.on_lost(lost);
             drop(state);
-            self.alive.send_replace(false);
+            self.take_no_more();
             // The peer sees the end of the stream once it is dropped; TLS says so first.
             let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
             return Poll::Ready(());
@@ -236,6 +236,13 @@ impl Driver {
         }
     }
 
+    /// Tells whoever makes calls that they have to go elsewhere.
+    fn take_no_more(&self) {
+        self.shared.takes_calls.store(false, Ordering::Release);
+        self.alive
+            .send_if_modified(|alive| std::mem::replace(alive, false));
+    }
+
     fn wake_callers(&mut self) {
         for waker in self.wakers.drain(..) {
             waker.wake();
@@ -258,7 +265,7 @@ impl Driver {
             let _ = socket::poll_write(&mut *wire.io, &mut last, cx);
         }
         let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-        self.alive.send_replace(false);
+        self.take_no_more();
         self.wake_callers();
     }
 }
@@ -279,7 +286,7 @@ impl Drop for Driver {
         };
         let wakers = self.shared.lock().on_lost(lost);
         wakers.into_iter().for_each(Waker::wake);
-        self.alive.send_replace(false);
+        self.take_no_more();
     }
 }
 
