@@ -40,7 +40,7 @@ pub(super) struct Batch {
     /// The last of `ready` awaits its message.
     awaits: bool,
     /// When the read was.
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 /// A unary call whose request is whole.

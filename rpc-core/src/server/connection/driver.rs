@@ -13,6 +13,7 @@ use super::Shared;
 use super::batch::Batch;
 use super::calls::{Stage, State};
 use super::report::tell;
+use crate::transport::http2::busy_poll::BusyPoll;
 use crate::transport::http2::socket::{self, Wire};
 
 /// How many reads there are before others have their turn.
@@ -24,6 +25,7 @@ pub(super) struct Driver {
     sleep: Option<Pin<Box<Sleep>>>,
     /// It has let others run since it has something to write.
     yielded: bool,
+    busy_poll: BusyPoll,
     batch: Batch,
 }
 
@@ -33,6 +35,7 @@ impl Driver {
             shared,
             sleep: None,
             yielded: true,
+            busy_poll: BusyPoll::new(),
             batch: Batch::new(),
         }
     }
@@ -54,6 +57,9 @@ impl Driver {
                 return Poll::Ready(());
             }
         };
+        if read > 0 {
+            self.busy_poll.came(self.busy_poll.since(), self.batch.now);
+        }
         {
             let mut state = shared.lock();
             self.keep_time(&mut state);
@@ -90,6 +96,12 @@ impl Driver {
             return Poll::Ready(());
         }
         self.arm(&mut state, cx);
+        let alone = state.machine.stream_count() <= 1;
+        drop(state);
+        if alone {
+            let since = self.busy_poll.since().unwrap_or_else(Instant::now);
+            self.busy_poll.look_again(since, cx);
+        }
         Poll::Pending
     }
 

@@ -73,6 +73,10 @@ pub(super) struct State {
     answered: bool,
     /// When the driver looks at the time next, whatever else happens.
     pub(super) armed: Option<std::time::Instant>,
+    /// When a call was written that is the only one, until something is read.
+    pub(super) sent: Option<Instant>,
+    /// The driver looks for the answer of such a call before it sleeps.
+    pub(super) polls_soon: bool,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -153,6 +157,8 @@ pub(crate) async fn connect(
             unheld: false,
             answered: false,
             armed: None,
+            sent: None,
+            polls_soon: false,
         }),
         wire: Mutex::new(Wire::new(io, Vec::new())),
         authority: authority.to_owned(),
@@ -273,12 +279,14 @@ impl Shared {
     /// Writes without the driver, or wakes it.
     pub(super) fn write_now(&self) {
         let written = socket::write_now(&self.wire, |output| {
-            let now = Instant::now().into_std();
-            self.lock().machine.take_output(output, now);
+            let now = Instant::now();
+            let mut state = self.lock();
+            state.machine.take_output(output, now.into_std());
+            state.sent = Some(now);
         });
         let mut state = self.lock();
-        if !written || state.machine.has_output() {
-            // The driver goes on with it, or hears of the error.
+        if !written || state.polls_soon || state.machine.has_output() {
+            // The driver goes on with it, hears of the error, or looks for the answer.
             let driver = state.driver.take();
             drop(state);
             wake(driver);

@@ -11,6 +11,7 @@ use tokio::io::AsyncWrite as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::busy_poll::BusyPoll;
 use super::client::{Lost, Shared, State, understand, understand_trailers};
 use super::socket::{self, Wire};
 use crate::transport::stream::StreamError;
@@ -25,6 +26,7 @@ pub(super) struct Driver {
     sleep: Option<Pin<Box<Sleep>>>,
     /// It has let others run since it has something to write.
     yielded: bool,
+    busy_poll: BusyPoll,
     /// Callers to wake, kept for the memory.
     wakers: Vec<Waker>,
 }
@@ -36,6 +38,7 @@ impl Driver {
             alive,
             sleep: None,
             yielded: true,
+            busy_poll: BusyPoll::new(),
             wakers: Vec::new(),
         }
     }
@@ -71,6 +74,9 @@ impl Driver {
         let now = Instant::now();
         {
             let mut state = shared.lock();
+            if read > 0 {
+                self.busy_poll.came(state.sent.take(), now);
+            }
             if state.unheld {
                 state.machine.shut_down(now.into_std());
             }
@@ -120,6 +126,12 @@ impl Driver {
             return Poll::Ready(());
         }
         self.arm(&mut state, cx);
+        state.polls_soon = self.busy_poll.is_on();
+        let sent = state.sent;
+        drop(state);
+        if let Some(sent) = sent {
+            self.busy_poll.look_again(sent, cx);
+        }
         Poll::Pending
     }
 
