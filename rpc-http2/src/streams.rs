@@ -96,6 +96,8 @@ pub(crate) struct Flags {
     pub(crate) ready: bool,
     /// Its user waits for room.
     pub(crate) wants_room: bool,
+    /// It is in the list of those that wait for room of the connection.
+    pub(crate) crowded: bool,
 }
 
 impl Stream {

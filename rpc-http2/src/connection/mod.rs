@@ -145,6 +145,8 @@ pub struct Connection {
     settings_acknowledged: bool,
     arriving: Arriving,
     block: Option<PartialBlock>,
+    /// Since when a frame that has begun is waited for.
+    partial_since: Option<Instant>,
     decoder: Decoder,
     notices: VecDeque<Notice>,
     recv_window: i64,
@@ -179,6 +181,8 @@ pub struct Connection {
     peer_last: Option<u32>,
     unsent_answers: u32,
     empty_data: u32,
+    /// Heads or data have gone either way since the last PING of the peer.
+    exchanged: bool,
     idle_frames: RateCounter,
     early_resets: RateCounter,
     opened: RateCounter,
@@ -203,6 +207,7 @@ impl Connection {
             settings_acknowledged: false,
             arriving: Arriving::Nothing,
             block: None,
+            partial_since: None,
             decoder: Decoder::new(
                 config.header_table as usize,
                 config.max_header_list as usize,
@@ -230,6 +235,7 @@ impl Connection {
             peer_last: None,
             unsent_answers: 0,
             empty_data: 0,
+            exchanged: false,
             idle_frames: RateCounter::default(),
             early_resets: RateCounter::default(),
             opened: RateCounter::default(),
@@ -276,6 +282,12 @@ impl Connection {
         over && self.output.is_empty()
     }
 
+    /// How many octets of frames wait to be taken out: what a peer that does not read makes grow.
+    #[must_use]
+    pub fn output_length(&self) -> usize {
+        self.output.len()
+    }
+
     /// Lets go of a stream. What is unsent of an ended stream still goes out; one that has not
     /// ended is reset.
     pub fn release(&mut self, key: StreamKey) {
@@ -307,7 +319,14 @@ impl Connection {
             return;
         };
         if stream.head.is_some() {
-            self.release(key);
+            // Nothing was sent, so there is nothing to end; its user still holds it.
+            self.waiting.retain(|other| *other != key);
+            self.drop_queue(key);
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.head = None;
+            }
+            self.mark_reset(key);
+            self.remove_if_over(key);
             return;
         }
         let over = stream.flags.reset

@@ -161,26 +161,34 @@ impl Connection {
             return self.take_preface(input);
         }
         let Some((header, rest)) = input.split_first_chunk::<{ frame::HEADER }>() else {
+            if !input.is_empty() {
+                self.partial_since.get_or_insert(now);
+            }
             return Ok(Step::Starved);
         };
         let header = FrameHeader::parse(header);
         self.check_header(header)?;
         if header.kind == kind::DATA {
+            self.partial_since = None;
+            self.exchanged = true;
             return self.begin_data(header, input, rest, now);
         }
         if header.kind > kind::CONTINUATION {
             // Section 5.5: unknown frames are ignored.
+            self.partial_since = None;
             *input = rest;
             self.arriving = Arriving::Skipped(header.length);
             self.count_idle(now)?;
             return Ok(Step::Done);
         }
         let Some((payload, rest)) = rest.split_at_checked(header.length as usize) else {
+            self.partial_since.get_or_insert(now);
             return Ok(Step::Starved);
         };
         *input = rest;
+        let since = self.partial_since.take().unwrap_or(now);
         match header.kind {
-            kind::HEADERS => self.receive_headers(header, payload, now),
+            kind::HEADERS => self.receive_headers(header, payload, since, now),
             kind::CONTINUATION => self.receive_continuation(header, payload, now),
             other => {
                 match other {
@@ -469,8 +477,10 @@ impl Connection {
         &mut self,
         header: FrameHeader,
         payload: &[u8],
+        since: Instant,
         now: Instant,
     ) -> Result<Step<'a>, ConnectionError> {
+        self.exchanged = true;
         let mut fragment = payload;
         if header.has(flag::PADDED) {
             let (padding, rest) = fragment
@@ -500,7 +510,7 @@ impl Connection {
             end,
             octets: fragment.to_vec(),
             continuations: 0,
-            since: now,
+            since,
         });
         Ok(Step::Done)
     }
@@ -627,7 +637,10 @@ impl Connection {
         let payload: [u8; 8] = *payload.first_chunk().unwrap_or(&[0; 8]);
         if !header.has(flag::ACK) {
             self.put_ping(flag::ACK, payload);
-            self.count_idle(now)?;
+            // A peer that measures the round trip may do so with everything that is exchanged.
+            if !std::mem::take(&mut self.exchanged) {
+                self.count_idle(now)?;
+            }
             return self.count_answer();
         }
         match payload {

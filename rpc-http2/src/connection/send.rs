@@ -198,15 +198,22 @@ impl Connection {
         }
         if !stream.flags.wants_room {
             stream.flags.wants_room = true;
-            if !full {
-                self.crowded.push(key);
-            }
+        }
+        if !full && !std::mem::replace(&mut stream.flags.crowded, true) {
+            self.crowded.push(key);
         }
         0
     }
 
     /// Streams that have room again, or are over, after [`has_room`](Self::has_room) said no.
     pub fn roomy(&mut self) -> Option<StreamKey> {
+        while self.roomy.is_empty() && self.buffered < self.config.connection_buffer {
+            let key = self.crowded.pop()?;
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.flags.crowded = false;
+            }
+            self.give_room(key);
+        }
         self.roomy.pop()
     }
 
@@ -238,11 +245,6 @@ impl Connection {
                 break;
             };
             self.pump_stream(key);
-        }
-        if self.buffered < self.config.connection_buffer {
-            while let Some(key) = self.crowded.pop() {
-                self.give_room(key);
-            }
         }
     }
 
@@ -283,6 +285,8 @@ impl Connection {
         self.put_data(key, piece, end);
         if roomy && self.buffered < self.config.connection_buffer {
             self.give_room(key);
+        } else if roomy {
+            self.wait_for_connection(key);
         }
         if end {
             self.remove_if_over(key);
@@ -321,6 +325,16 @@ impl Connection {
         if stream.head.is_none() && !stream.flags.ready && !stream.is_drained() && window {
             stream.flags.ready = true;
             self.sendable.push_back(key);
+        }
+    }
+
+    /// A stream whose user waits has room itself, and its connection has none.
+    fn wait_for_connection(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key)
+            && stream.flags.wants_room
+            && !std::mem::replace(&mut stream.flags.crowded, true)
+        {
+            self.crowded.push(key);
         }
     }
 
@@ -379,6 +393,7 @@ impl Connection {
     }
 
     fn put_data_header(&mut self, key: StreamKey, length: u32, end: bool) {
+        self.exchanged = true;
         let stream = self.streams.get(key).map_or(0, |stream| stream.id);
         let header = FrameHeader {
             length,
@@ -400,6 +415,7 @@ impl Connection {
     /// peer's table depends on it.
     pub(super) fn put_head(&mut self, id: u32, template: &mut Template, rest: &Fields, end: bool) {
         self.open_frame = None;
+        self.exchanged = true;
         let start = self.output.position();
         self.output.put(&[0; frame::HEADER]);
         let encoder = &mut self.encoder;

@@ -104,6 +104,9 @@ impl Connection {
             .block
             .as_ref()
             .map(|block| block.since.checked_add(limits.header_time));
+        let frame = self
+            .partial_since
+            .map(|since| since.checked_add(limits.header_time));
         let drain = match self.drain {
             Drain::Announced(since) => Some(since.checked_add(DRAIN_WAIT)),
             _ => None,
@@ -111,6 +114,7 @@ impl Connection {
         [
             handshake.flatten(),
             block.flatten(),
+            frame.flatten(),
             drain.flatten(),
             self.stall_check,
         ]
@@ -144,6 +148,11 @@ impl Connection {
             && passed(block.since, limits.header_time)
         {
             return Err(ConnectionError::calm("a header block did not end in time"));
+        }
+        if let Some(since) = self.partial_since
+            && passed(since, limits.header_time)
+        {
+            return Err(ConnectionError::calm("a frame did not end in time"));
         }
         if let Drain::Announced(since) = self.drain
             && passed(since, DRAIN_WAIT)

@@ -39,8 +39,9 @@ impl<'a> Block<'a> {
 pub struct Prefix<'a> {
     /// Where it is remembered: what a caller has made of the fields can be kept under this number.
     pub slot: usize,
-    /// Other fields were under this number until now.
-    pub fresh: bool,
+    /// Never the same for other fields: what is kept under the slot is about these fields only if it
+    /// was kept with this number.
+    pub serial: u64,
     /// Its fields.
     pub fields: &'a Fields,
 }
@@ -48,12 +49,13 @@ pub struct Prefix<'a> {
 /// Where a decoded block is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoded {
-    prefix: Option<(usize, bool)>,
+    prefix: Option<usize>,
     oversized: bool,
 }
 
 #[derive(Debug, Default)]
 struct Remembered {
+    serial: u64,
     octets: Vec<u8>,
     fields: Fields,
     summary: Summary,
@@ -69,6 +71,8 @@ pub struct Decoder {
     max_list: usize,
     max_fields: usize,
     prefixes: Vec<Option<Box<Remembered>>>,
+    /// How many prefixes have been remembered.
+    remembered: u64,
     rest: Fields,
 }
 
@@ -84,6 +88,7 @@ impl Decoder {
             max_list,
             max_fields,
             prefixes: Vec::new(),
+            remembered: 0,
             rest: Fields::new(),
         }
     }
@@ -116,16 +121,12 @@ impl Decoder {
                 .is_some_and(|known| {
                     known.version == self.table.version() && known.octets == octets
                 });
-            let mut fresh = false;
-            if !known {
-                fresh = self.remember(slot, octets)?;
-            }
-            if known || fresh {
+            if known || self.remember(slot, octets)? {
                 rest = behind;
-                prefix = Some((slot, fresh));
+                prefix = Some(slot);
             }
         }
-        let room = match prefix.and_then(|(slot, _)| self.prefixes.get(slot)?.as_deref()) {
+        let room = match prefix.and_then(|slot| self.prefixes.get(slot)?.as_deref()) {
             Some(known) => (known.fields.size(), known.fields.len()),
             None => (0, 0),
         };
@@ -135,11 +136,11 @@ impl Decoder {
 
     /// The block that was decoded last.
     pub(crate) fn block(&self, decoded: Decoded) -> Block<'_> {
-        let prefix = decoded.prefix.and_then(|(slot, fresh)| {
+        let prefix = decoded.prefix.and_then(|slot| {
             let known = self.prefixes.get(slot)?.as_deref()?;
             Some(Prefix {
                 slot,
-                fresh,
+                serial: known.serial,
                 fields: &known.fields,
             })
         });
@@ -154,7 +155,7 @@ impl Decoder {
     pub(crate) fn summary(&self, decoded: Decoded) -> Summary {
         let prefix = decoded
             .prefix
-            .and_then(|(slot, _)| self.prefixes.get(slot)?.as_deref());
+            .and_then(|slot| self.prefixes.get(slot)?.as_deref());
         Summary::of(prefix.map(|known| known.summary), self.block(decoded))
     }
 
@@ -183,6 +184,8 @@ impl Decoder {
         remembered.octets.clear();
         remembered.octets.extend_from_slice(octets);
         remembered.version = self.table.version();
+        self.remembered = self.remembered.wrapping_add(1);
+        remembered.serial = self.remembered;
         *place = Some(remembered);
         Ok(true)
     }

@@ -8,3 +8,4 @@ mod messages;
 mod sending;
 mod streams;
 mod support;
+mod waiting;

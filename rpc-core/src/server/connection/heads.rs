@@ -90,8 +90,8 @@ impl Known {
 pub(super) struct Heads {
     pub(super) routes: Vec<Route>,
     by_path: HashMap<Arc<str>, usize>,
-    /// By the slots of the engine's memory.
-    known: Vec<Option<Known>>,
+    /// By the slots of the engine's memory, with the number of what was there.
+    known: Vec<Option<(u64, Known)>>,
 }
 
 impl Heads {
@@ -103,15 +103,16 @@ impl Heads {
                 if prefix.slot >= self.known.len() {
                     self.known.resize(prefix.slot + 1, None);
                 }
-                if prefix.fresh || self.known[prefix.slot].is_none() {
+                let before = self.known[prefix.slot].as_ref();
+                if before.is_none_or(|(serial, _)| *serial != prefix.serial) {
                     let mut known = Known::default();
                     for (name, value) in prefix.fields.iter() {
                         self.take(&mut known, name, value, router);
                     }
                     known.fields.share();
-                    self.known[prefix.slot] = Some(known);
+                    self.known[prefix.slot] = Some((prefix.serial, known));
                 }
-                let known = self.known[prefix.slot].as_ref();
+                let known = self.known[prefix.slot].as_ref().map(|(_, known)| known);
                 if let Some(head) = known.and_then(|known| known.usual(block)) {
                     return head;
                 }
@@ -174,5 +175,49 @@ impl Heads {
             slot: None,
         });
         Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpc_http2::hpack::{Decoder, Encoder};
+
+    use super::*;
+    use crate::server::Service;
+    use crate::{Codec, Method, MethodKind, Request, Response};
+
+    /// A head that a user never saw, such as that of a refused stream, may be the first of its kind.
+    #[test]
+    fn a_head_goes_to_its_own_method_whoever_has_seen_the_one_before() {
+        let state = Arc::new(());
+        let paths: Vec<String> = (0..200).map(|n| format!("/s.S/Method{n}")).collect();
+        let service = paths.iter().fold(Service::new("s.S"), |service, path| {
+            let method =
+                Method::dynamic(path.clone(), MethodKind::Unary, Codec::raw(), Codec::raw());
+            service.unary(&method, &state, |_, request: Request<bytes::Bytes>| async {
+                Ok(Response::new(request.into_inner()))
+            })
+        });
+        let router = Router::new().add_service(service);
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::new(4096, 16 * 1024, 128));
+        let mut heads = Heads::default();
+        for round in 0..6 {
+            for path in &paths {
+                let mut template =
+                    fields::request_template(path, "localhost", false, Encoding::Identity, false);
+                let mut block = Vec::new();
+                encoder.begin(&mut block);
+                encoder.template(&mut template, &mut block);
+                let decoded = decoder.decode(&block).unwrap();
+                if round % 2 == 0 {
+                    continue;
+                }
+                let head = heads.read(decoded, &router);
+                let Some(Target::Route(route)) = head.target else {
+                    panic!("{path} has no route");
+                };
+                assert_eq!(*heads.routes[route].path, **path);
+            }
+        }
     }
 }

@@ -131,8 +131,11 @@ impl Shared {
             self.lock().machine.take_output(output, now);
         });
         let mut state = self.lock();
-        if !written || state.machine.has_output() {
-            // The driver goes on with it, or hears of the error.
+        let next = state.machine.next_timeout();
+        let early = next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed));
+        // The driver goes on with it, hears of the error, or sees to it that what is stuck is looked
+        // at in time.
+        if !written || state.machine.has_output() || early {
             let driver = state.driver.take();
             drop(state);
             if let Some(driver) = driver {

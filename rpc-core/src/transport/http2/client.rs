@@ -285,8 +285,10 @@ impl Shared {
             state.sent = Some(now);
         });
         let mut state = self.lock();
-        if !written || state.polls_soon || state.machine.has_output() {
-            // The driver goes on with it, hears of the error, or looks for the answer.
+        // The driver goes on with it, hears of the error, looks for the answer, or sees to it that
+        // what is stuck is looked at in time.
+        if !written || state.polls_soon || state.machine.has_output() || state.has_earlier_timeout()
+        {
             let driver = state.driver.take();
             drop(state);
             wake(driver);
@@ -371,6 +373,21 @@ impl State {
         })
     }
 
+    /// Whether the connection has to be looked at before the driver would.
+    fn has_earlier_timeout(&self) -> bool {
+        let next = self.machine.next_timeout();
+        next.is_some_and(|next| self.armed.is_none_or(|armed| next < armed))
+    }
+
+    /// The driver, when there is something for it to do now.
+    pub(super) fn take_needed_driver(&mut self) -> Option<Waker> {
+        if self.machine.has_output() || self.machine.is_finished() {
+            self.driver.take()
+        } else {
+            None
+        }
+    }
+
     pub(super) fn call(&mut self, key: StreamKey) -> Option<&mut Call> {
         self.calls
             .get_mut(key.index())?
@@ -401,21 +418,23 @@ impl State {
         known: Option<KnownHead>,
         decoded: Option<Result<ClientHead, StreamError>>,
         end: bool,
-    ) -> Option<Waker> {
+    ) -> [Option<Waker>; 2] {
         self.answered = true;
-        let call = self.call(key)?;
+        let Some(call) = self.call(key) else {
+            return [None, None];
+        };
         match (known, decoded) {
             (Some(KnownHead::Plain(encoding)), _) if !end => {
                 call.head = Some(ResponseHead {
                     encoding,
                     ..ResponseHead::default()
                 });
-                return call.progress();
+                return [call.progress(), None];
             }
             (_, Some(Ok(ClientHead::Head(head)))) => {
                 call.head = Some(head);
                 if !end {
-                    return call.progress();
+                    return [call.progress(), None];
                 }
                 call.outcome = Some(Ok(None));
             }
@@ -425,13 +444,13 @@ impl State {
             (_, Some(Err(error))) => call.outcome = Some(Err(error)),
             (_, None) => call.outcome = Some(Ok(None)),
         }
-        call.receiver.take()
+        call.both()
     }
 
-    pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) -> Option<Waker> {
+    pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) -> [Option<Waker>; 2] {
         let Some(call) = self.call(key) else {
             self.machine.consume(key, data.len());
-            return None;
+            return [None, None];
         };
         if call.unary
             && call.whole.is_none()
@@ -448,29 +467,31 @@ impl State {
             call.outcome.get_or_insert(Ok(None));
         } else if call.unary && call.assembler.is_over() && call.outcome.is_none() {
             call.outcome = Some(Err(StreamError::Protocol(call.too_much())));
-            let waker = call.receiver.take();
+            let wakers = call.both();
             self.machine.reset(key, ErrorCode::CANCEL);
-            return waker;
+            return wakers;
         }
         // As long as no message is whole, its rest must not wait for the window.
         let early = call.unary || !call.assembler.has_whole();
-        let waker = match (end, early) {
-            (true, _) => call.receiver.take(),
-            (false, true) => None,
-            (false, false) => call.progress(),
+        let wakers = match (end, early) {
+            (true, _) => call.both(),
+            (false, true) => [None, None],
+            (false, false) => [call.progress(), None],
         };
         call.unconsumed += data.len();
         if early {
             let count = std::mem::take(&mut call.unconsumed);
             self.machine.consume(key, count);
         }
-        waker
+        wakers
     }
 
-    pub(super) fn on_trailers(&mut self, key: StreamKey, trailers: Trailers) -> Option<Waker> {
-        let call = self.call(key)?;
+    pub(super) fn on_trailers(&mut self, key: StreamKey, trailers: Trailers) -> [Option<Waker>; 2] {
+        let Some(call) = self.call(key) else {
+            return [None, None];
+        };
         call.outcome.get_or_insert(Ok(Some(trailers)));
-        call.receiver.take()
+        call.both()
     }
 
     /// A stream is over before its end.
@@ -479,7 +500,7 @@ impl State {
             return [None, None];
         };
         call.outcome.get_or_insert(Err(error));
-        [call.receiver.take(), call.sender.take()]
+        call.both()
     }
 
     /// The connection is over: so are all calls.
@@ -501,6 +522,11 @@ impl State {
 }
 
 impl Call {
+    /// Both halves, which hear of the end: a sender must not wait for room that will not come.
+    fn both(&mut self) -> [Option<Waker>; 2] {
+        [self.receiver.take(), self.sender.take()]
+    }
+
     /// Something has arrived that is not the end.
     fn progress(&mut self) -> Option<Waker> {
         if self.unary {
@@ -561,10 +587,10 @@ impl UnaryCall {
         state.let_go(key);
         // An early answer leaves a RST_STREAM to write, and a stream that has waited may be open now.
         // Of what was there before, the driver knows.
-        let driver = if !had_output && state.machine.has_output() {
-            state.driver.take()
-        } else {
+        let driver = if had_output {
             None
+        } else {
+            state.take_needed_driver()
         };
         drop(state);
         wake(driver);

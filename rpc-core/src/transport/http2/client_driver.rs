@@ -47,11 +47,14 @@ impl Driver {
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.yielded = true;
         let polled = self.poll_driver(cx);
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         if let Some(lost) = &state.lost {
             return Poll::Ready(Err(io::Error::new(lost.kind, lost.text.clone())));
         }
         if state.machine.is_ready() {
+            // The timer knows the task that has dialled; the one that drives from now on sets its own.
+            self.sleep = None;
+            state.armed = None;
             return Poll::Ready(Ok(()));
         }
         drop(state);
@@ -310,7 +313,7 @@ fn receive(
 ) -> Result<(), ConnectionError> {
     let now = Instant::now().into_std();
     loop {
-        let waker = match state.machine.receive(input, now)? {
+        let ready = match state.machine.receive(input, now)? {
             None => break,
             Some(Event::Data { stream, data, end }) => state.on_data(stream, data, end),
             Some(Event::Head { stream, block, end }) => {
@@ -327,11 +330,13 @@ fn receive(
                 cause,
             }) => {
                 reset(state, stream, code, cause, wakers);
-                None
+                continue;
             }
-            Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => None,
+            Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => continue,
         };
-        wakers.extend(waker);
+        let [receiver, sender] = ready;
+        wakers.extend(receiver);
+        wakers.extend(sender);
     }
     wake_roomy(state, wakers);
     Ok(())

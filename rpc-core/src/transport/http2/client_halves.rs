@@ -22,11 +22,7 @@ impl Half {
     pub(super) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.shared.lock();
         let result = act(&mut state);
-        let driver = if state.machine.has_output() {
-            state.driver.take()
-        } else {
-            None
-        };
+        let driver = state.take_needed_driver();
         drop(state);
         wake(driver);
         result
@@ -112,11 +108,7 @@ impl SendHalf for Sender {
             shared.write_now();
             return Ok(());
         }
-        let driver = if state.machine.has_output() {
-            state.driver.take()
-        } else {
-            None
-        };
+        let driver = state.take_needed_driver();
         drop(state);
         wake(driver);
         Ok(())
@@ -152,7 +144,8 @@ impl RecvHalf for Receiver {
         let (event, driver) = {
             let mut guard = self.half.shared.lock();
             let state = &mut *guard;
-            let Some(call) = state.calls.get_mut(key.index()).and_then(Option::as_mut) else {
+            let call = state.calls.get_mut(key.index()).and_then(Option::as_mut);
+            let Some(call) = call.filter(|call| call.key == key) else {
                 return Poll::Ready(Ok(Event::End));
             };
             if let Some(head) = call.head.take() {
@@ -166,12 +159,7 @@ impl RecvHalf for Receiver {
                 let count = std::mem::take(&mut call.unconsumed);
                 call.turn = true;
                 state.machine.consume(key, count);
-                let driver = if state.machine.has_output() {
-                    guard.driver.take()
-                } else {
-                    None
-                };
-                (Ok(Event::Data(data)), driver)
+                (Ok(Event::Data(data)), state.take_needed_driver())
             } else if let Some(outcome) = call.outcome.take() {
                 self.ended = true;
                 // What asks for it later hears the same.

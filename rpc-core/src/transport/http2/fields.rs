@@ -181,7 +181,7 @@ fn oversized(what: &str) -> Status {
 
 /// What a client has understood of heads that begin alike, by the slots of the engine's memory.
 #[derive(Debug, Default)]
-pub(crate) struct KnownHeads(Vec<Option<KnownHead>>);
+pub(crate) struct KnownHeads(Vec<Option<(u64, KnownHead)>>);
 
 /// A whole block that is nothing but its prefix, understood.
 #[derive(Clone, Copy, Debug)]
@@ -201,11 +201,15 @@ impl KnownHeads {
         if prefix.slot >= self.0.len() {
             self.0.resize(prefix.slot + 1, None);
         }
-        let known = self.0.get_mut(prefix.slot)?;
-        if prefix.fresh || known.is_none() {
-            *known = Some(KnownHead::of(block, trailers));
+        let place = self.0.get_mut(prefix.slot)?;
+        match place {
+            Some((serial, known)) if *serial == prefix.serial => Some(*known),
+            _ => {
+                let known = KnownHead::of(block, trailers);
+                *place = Some((prefix.serial, known));
+                Some(known)
+            }
         }
-        *known
     }
 }
 

@@ -60,8 +60,12 @@ pub(crate) fn write_now(wire: &Mutex<Wire>, take: impl FnOnce(&mut Output)) -> b
         take(writing);
     }
     let mut unwatched = Context::from_waker(Waker::noop());
+    // TLS may keep something back that it has taken.
     matches!(
         poll_write(&mut **io, writing, &mut unwatched),
+        Poll::Ready(Ok(()))
+    ) && matches!(
+        Pin::new(&mut **io).poll_flush(&mut unwatched),
         Poll::Ready(Ok(()))
     )
 }

@@ -1,0 +1,152 @@
+//! What waits: senders for room, streams for the peer's limit, a connection for the rest of a frame.
+
+use std::time::Duration;
+
+use rpc_http2::frame::{FrameHeader, flag, kind, setting};
+use rpc_http2::{Config, ErrorCode, Payload, Role};
+
+use crate::support::*;
+
+/// What fills the buffer of the connection, on a stream whose window is shut.
+fn crowd(peer: &mut Peer) -> rpc_http2::StreamKey {
+    let key = peer.open();
+    let all = vec![7; 5 * 1024 * 1024];
+    peer.machine.send(key, Payload::Shared(all.into()), false);
+    peer.sent();
+    key
+}
+
+#[test]
+fn who_waits_for_room_of_the_connection_hears_when_the_crowd_is_reset() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    let waiting = peer.open();
+    crowd(&mut peer);
+    assert!(!peer.machine.has_room(waiting));
+    assert_eq!(peer.machine.roomy(), None);
+    // Nothing is left to write, and still there is room.
+    peer.feed(&reset(3, 8));
+    assert!(!peer.machine.has_output());
+    assert_eq!(peer.machine.roomy(), Some(waiting));
+    assert!(peer.machine.has_room(waiting));
+}
+
+#[test]
+fn who_was_full_hears_of_room_of_the_connection_too() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    let full = peer.open();
+    let all = vec![7; 500_000];
+    peer.machine.send(full, Payload::Shared(all.into()), false);
+    peer.sent();
+    assert!(!peer.machine.has_room(full));
+    crowd(&mut peer);
+    // The stream drains, and its connection is as full as before.
+    peer.feed(&window_update(0, 500_000));
+    peer.feed(&window_update(1, 500_000));
+    peer.sent();
+    assert!(!peer.machine.has_room(full));
+    assert_eq!(peer.machine.roomy(), None);
+    peer.feed(&reset(3, 8));
+    assert_eq!(peer.machine.roomy(), Some(full));
+}
+
+#[test]
+fn a_stream_that_waited_and_was_reset_keeps_its_place_until_it_is_let_go() {
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    peer.feed(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)]));
+    peer.open();
+    let waited = peer.open();
+    peer.machine.send(waited, Payload::Copied(&[7; 10]), false);
+    peer.machine.reset(waited, ErrorCode::CANCEL);
+    assert!(!peer.machine.is_waiting(waited));
+    assert!(!peer.machine.send(waited, Payload::Copied(&[7]), true));
+    let next = peer.open();
+    assert_ne!(next.index(), waited.index());
+    peer.machine.release(waited);
+    peer.sent();
+    // The one behind it is opened in its turn, with the identifier that was never used.
+    peer.feed(&reset(1, 8));
+    peer.machine.release(peer.keys[0]);
+    let sent = peer.sent();
+    assert_eq!(
+        (sent[0].header.kind, sent[0].header.stream),
+        (kind::HEADERS, 3)
+    );
+}
+
+#[test]
+fn a_frame_that_does_not_end_ends_the_connection() {
+    for part in [3, 9, 40] {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        let whole = headers(1, &REQUEST, true);
+        peer.feed(&whole[..part.min(whole.len() - 1)]);
+        let due = peer.machine.next_timeout().unwrap();
+        assert_eq!(due - peer.now, Duration::from_secs(5), "{part}");
+        peer.now += Duration::from_millis(4_900);
+        assert!(peer.machine.on_timeout(peer.now).is_ok());
+        peer.feed(&[]);
+        peer.now = due;
+        assert!(peer.machine.on_timeout(peer.now).is_err());
+        assert!(peer.calmed());
+    }
+}
+
+#[test]
+fn the_time_of_a_header_block_begins_with_its_first_octet() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    let fields = block(&REQUEST);
+    let header = FrameHeader {
+        length: fields.len() as u32,
+        kind: kind::HEADERS,
+        flags: flag::END_STREAM,
+        stream: 1,
+    };
+    let begun = peer.now;
+    peer.feed(&header.encode());
+    peer.now += Duration::from_secs(3);
+    peer.feed(&fields);
+    assert_eq!(
+        peer.machine.next_timeout(),
+        Some(begun + Duration::from_secs(5))
+    );
+    peer.feed(&frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]));
+    assert_eq!(peer.seen.last().unwrap(), "head true");
+    assert_eq!(peer.machine.next_timeout(), None);
+}
+
+#[test]
+fn data_may_take_its_time() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&headers(1, &REQUEST, false));
+    let whole = data(1, 1000, true);
+    peer.feed(&whole[..500]);
+    assert_eq!(peer.machine.next_timeout(), None);
+    peer.now += Duration::from_secs(60);
+    peer.feed(&whole[500..]);
+    assert_eq!(peer.seen.last().unwrap(), "data 509 true");
+}
+
+/// As grpc-go does to know the round trip: a PING for each exchange, however short that is.
+#[test]
+fn a_peer_may_ping_with_everything_that_is_exchanged() {
+    for role in [Role::Client, Role::Server] {
+        let mut peer = Peer::ready(role, Config::default());
+        if role == Role::Client {
+            peer.open();
+            peer.feed(&headers(1, &RESPONSE, false));
+        } else {
+            peer.feed(&headers(1, &REQUEST, false));
+        }
+        for _ in 0..100_000 {
+            peer.feed(&data(1, 10, false));
+            peer.feed(&frame(kind::PING, 0, 0, b"bdpbdpbd"));
+            peer.sent();
+        }
+        assert_eq!(peer.machine.error(), None, "{role:?}");
+        // Without an exchange it is a flood.
+        for _ in 0..100_000 {
+            peer.feed(&frame(kind::PING, 0, 0, b"bdpbdpbd"));
+            peer.sent();
+        }
+        assert!(peer.calmed(), "{role:?}");
+    }
+}
