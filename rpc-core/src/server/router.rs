@@ -361,7 +361,8 @@ impl Router {
             .and_then(|path| path.rsplit_once('/'))
         else {
             return Err(Status::unimplemented(format!(
-                "{path:?} is not a method path; it should be /package.Service/Method"
+                "{:?} is not a method path; it should be /package.Service/Method",
+                named(path)
             )));
         };
         if let Some(fallback) = self.fallback.clone() {
@@ -378,11 +379,17 @@ impl Router {
             return Ok(self.interceptors.around(handler));
         }
         Err(Status::unimplemented(if self.services.contains(service) {
-            format!("the service {service} has no method {method}")
+            format!("the service {service} has no method {}", named(method))
         } else {
-            format!("this server has no service {service}")
+            format!("this server has no service {}", named(service))
         }))
     }
+}
+
+/// As much of a name as is worth telling: an answer that repeats all of a long one is a lever.
+fn named(name: &str) -> &str {
+    const LONGEST: usize = 256;
+    &name[..name.floor_char_boundary(LONGEST)]
 }
 
 #[cfg(test)]

@@ -479,6 +479,18 @@ impl Batch {
                 });
                 continue;
             }
+            if deadline.is_some_and(|deadline| deadline.instant() <= last) {
+                // It has waited behind the others of its batch for as long as it had.
+                let status =
+                    Status::deadline_exceeded("the deadline had passed before the handler ran");
+                self.ran.push(Polled {
+                    key,
+                    deadline,
+                    outcome: Outcome::Failed(status),
+                    report,
+                });
+                continue;
+            }
             let slot = route.slot.get_or_insert_with(|| handler.slot());
             let start = self.arena.len();
             let outcome = match slot.run(place, octets, &mut self.arena) {

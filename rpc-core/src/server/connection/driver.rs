@@ -18,6 +18,8 @@ use crate::transport::http2::socket::{self, Wire};
 
 /// How many reads there are before others have their turn.
 const READS: u32 = 8;
+/// A client that leaves so much unread is not read from either: its requests ask for more answers.
+const UNREAD: usize = 1024 * 1024;
 
 /// Reads, runs, writes and keeps the time of one connection.
 pub(super) struct Driver {
@@ -84,9 +86,14 @@ impl Driver {
         }
         self.wake_handlers();
         self.yielded = false;
+        let held_back = self.leaves_unread(&wire);
         if let Err(error) = self.poll_write(&mut wire, cx) {
             self.lose(&error.to_string(), &mut wire, cx);
             return Poll::Ready(());
+        }
+        if held_back && !self.leaves_unread(&wire) {
+            // Nobody waits for the socket to be readable.
+            cx.waker().wake_by_ref();
         }
         let mut state = shared.lock();
         if wire.writing.is_empty() && state.machine.is_finished() {
@@ -109,6 +116,9 @@ impl Driver {
     fn poll_read(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<u32, String> {
         let mut reads = 0;
         loop {
+            if self.leaves_unread(wire) {
+                return Ok(reads);
+            }
             let (shared, batch) = (&self.shared, &mut self.batch);
             let polled = socket::poll_read(&mut *wire.io, &mut wire.carried, cx, |input| {
                 let whole = *input;
@@ -132,6 +142,12 @@ impl Driver {
                 return Ok(reads);
             }
         }
+    }
+
+    /// Whether the client does not read what it was sent. What waits for a window does not count.
+    fn leaves_unread(&self, wire: &Wire) -> bool {
+        let writing = wire.writing.len();
+        writing > 0 && writing.saturating_add(self.shared.lock().machine.output_length()) > UNREAD
     }
 
     fn poll_write(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> io::Result<()> {

@@ -136,3 +136,50 @@ pub(crate) fn poll_write(
     }
     Poll::Ready(Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything and has written nothing, as TLS over a socket that is full.
+    struct Keeps;
+
+    impl tokio::io::AsyncRead for Keeps {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl tokio::io::AsyncWrite for Keeps {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            octets: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(octets.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_a_stream_keeps_back_is_not_written() {
+        let now = std::time::Instant::now();
+        let config = rpc_http2::Config::default();
+        let mut machine = rpc_http2::Connection::new(rpc_http2::Role::Client, config, now);
+        let wire = Mutex::new(Wire::new(Box::new(Keeps), Vec::new()));
+        assert!(machine.has_output());
+        assert!(!write_now(&wire, |output| machine.take_output(output, now)));
+        assert!(!machine.has_output());
+    }
+}
