@@ -28,7 +28,7 @@ impl Connection {
         if idle {
             return self.open_by_peer(id, decoded, end, now);
         }
-        if self.recent.contains(&id) {
+        if self.ignored.contains(id) {
             return Ok(Step::Done);
         }
         let known = match self.role {
@@ -52,7 +52,7 @@ impl Connection {
     ) -> Result<Step<'a>, ConnectionError> {
         if !self.accepts() {
             // Section 6.8: streams above the last one are ignored.
-            self.remember(id);
+            self.ignored.insert(id);
             return Ok(Step::Done);
         }
         self.last_peer_id = id;

@@ -26,8 +26,8 @@ pub(super) enum Step<'a> {
 /// What a frame's stream is.
 enum Found {
     Open(StreamKey),
-    /// This side has reset it of late: what the peer sent before it knew is ignored.
-    Recent,
+    /// This side has reset it: what comes late is ignored.
+    Ignored,
     Closed,
     Idle,
 }
@@ -277,8 +277,8 @@ impl Connection {
             Role::Server => id > self.last_peer_id || id.is_multiple_of(2),
             Role::Client => id >= self.next_id || id.is_multiple_of(2),
         };
-        if self.recent.contains(&id) {
-            Found::Recent
+        if self.ignored.contains(id) {
+            Found::Ignored
         } else if idle {
             Found::Idle
         } else {

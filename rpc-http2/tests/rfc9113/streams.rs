@@ -187,3 +187,44 @@ fn section_8_1_a_reset_behind_a_complete_answer_takes_nothing_from_it() {
     peer.feed(&reset(1, 0));
     assert_eq!(peer.seen, ["trailers"]);
 }
+
+/// What is given back to the window of the connection.
+fn given_back(sent: &[Sent]) -> u32 {
+    sent.iter()
+        .filter(|sent| sent.header.kind == kind::WINDOW_UPDATE && sent.header.stream == 0)
+        .map(|sent| u32::from_be_bytes(sent.payload[..4].try_into().unwrap()))
+        .sum()
+}
+
+#[test]
+fn section_5_4_2_what_was_on_its_way_is_ignored_however_many_streams_were_reset() {
+    // All of them, or every other one, so that none is the neighbour of another.
+    for (opened, every) in [(2_000, 1), (6_000, 2)] {
+        let mut peer = Peer::ready(Role::Client, Config::default());
+        let keys: Vec<_> = (0..opened).map(|_| peer.open()).collect();
+        for key in keys.iter().step_by(every) {
+            peer.machine.reset(*key, ErrorCode::CANCEL);
+            peer.machine.release(*key);
+        }
+        let alive = peer.open();
+        peer.sent();
+        for number in (0..opened).step_by(every).take(900) {
+            let stream = 2 * number as u32 + 1;
+            peer.feed(&headers(stream, &RESPONSE, false));
+            peer.feed(&data(stream, 5_000, false));
+            peer.feed(&window_update(stream, 100));
+            peer.feed(&headers(stream, &TRAILERS, true));
+            peer.feed(&reset(stream, 0));
+        }
+        assert_eq!(peer.machine.error(), None, "{opened}");
+        assert!(peer.seen.iter().all(|seen| seen == "ready"));
+        let sent = peer.sent();
+        assert!(sent.iter().all(|sent| sent.header.kind != kind::RST_STREAM));
+        let half = Config::default().connection_window / 2;
+        assert!(given_back(&sent) > 900 * 5_000 - half);
+        peer.seen.clear();
+        assert!(peer.machine.is_open(alive));
+        peer.feed(&headers(2 * opened as u32 + 1, &RESPONSE, true));
+        assert_eq!(peer.seen, ["head true"]);
+    }
+}
