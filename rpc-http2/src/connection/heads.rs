@@ -29,6 +29,11 @@ impl Connection {
             return self.open_by_peer(id, decoded, end, now);
         }
         if self.ignored.contains(id) {
+            // A server may answer any number of calls that are given up; a client has only trailers
+            // to send, which it seldom does.
+            if self.role == Role::Server {
+                self.count_idle(now)?;
+            }
             return Ok(Step::Done);
         }
         let known = match self.role {
@@ -53,6 +58,7 @@ impl Connection {
         if !self.accepts() {
             // Section 6.8: streams above the last one are ignored.
             self.ignored.insert(id);
+            self.count_idle(now)?;
             return Ok(Step::Done);
         }
         self.last_peer_id = id;

@@ -145,6 +145,28 @@ fn informational_responses_count_as_idle() {
 }
 
 #[test]
+fn heads_that_are_ignored_count_as_idle() {
+    // On a stream that this side has reset.
+    let mut peer = Peer::at(Role::Server, At::ResetByUs).unwrap();
+    for _ in 0..30_000 {
+        peer.feed(&headers(1, &TRAILERS, true));
+    }
+    assert_eq!(peer.came(), CALM);
+    // And on those that come behind the last GOAWAY.
+    let mut peer = Peer::at(Role::Server, At::Open).unwrap();
+    let now = peer.now;
+    peer.machine.shut_down(now);
+    peer.machine
+        .on_timeout(now + Duration::from_secs(2))
+        .unwrap();
+    for number in 1..30_000 {
+        peer.feed(&headers(2 * number + 1, &REQUEST, true));
+    }
+    assert_eq!(peer.keys.len(), 1);
+    assert!(peer.calmed());
+}
+
+#[test]
 fn empty_data() {
     let begin = |peer: &mut Peer| peer.feed(&headers(1, &REQUEST, false));
     let attack = |limits: fn(&mut Limits)| {
