@@ -64,8 +64,12 @@ struct Remembered {
 #[derive(Debug)]
 pub struct Decoder {
     table: DynamicTable,
-    /// What SETTINGS_HEADER_TABLE_SIZE allows.
+    /// What SETTINGS_HEADER_TABLE_SIZE says.
+    setting: usize,
+    /// What the peer may use: it may not have seen the setting.
     allowed: usize,
+    /// The next block has to make the table smaller.
+    resize_due: bool,
     max_list: usize,
     max_fields: usize,
     prefixes: Vec<Option<Box<Remembered>>>,
@@ -75,17 +79,27 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder whose table has at most this size and whose lists have at most these limits.
     ///
-    /// Until the peer has seen another size it uses 4,096 (RFC 9113 section 6.5.2).
+    /// Until the peer has [acknowledged](Self::acknowledge) a smaller size it may use 4,096 (RFC 9113
+    /// section 6.5.2).
     #[must_use]
     pub fn new(table_size: usize, max_list: usize, max_fields: usize) -> Self {
         Self {
             table: DynamicTable::new(INITIAL_TABLE),
+            setting: table_size,
             allowed: table_size.max(INITIAL_TABLE),
+            resize_due: false,
             max_list,
             max_fields,
             prefixes: Vec::new(),
             rest: Fields::new(),
         }
+    }
+
+    /// The peer has seen the size of the table. When it has used more until now, its next block
+    /// begins with a smaller size (RFC 9113 section 4.3.1).
+    pub fn acknowledge(&mut self) {
+        self.allowed = self.setting;
+        self.resize_due = self.table.max_size() > self.allowed;
     }
 
     /// Decodes a whole block.
@@ -101,6 +115,9 @@ impl Decoder {
     pub(crate) fn take(&mut self, block: &[u8]) -> Result<Decoded, HpackError> {
         self.rest.clear();
         self.rest.shrink(4096);
+        if std::mem::take(&mut self.resize_due) && !block.first().is_some_and(is_resize) {
+            return Err(HpackError::TableSize);
+        }
         let run = indexed_run(block);
         let mut prefix = None;
         let mut rest = block;
@@ -196,7 +213,7 @@ impl Decoder {
     ) -> Result<bool, HpackError> {
         let mut oversized = false;
         while let Some(&first) = input.first() {
-            if first & 0xe0 == 0x20 {
+            if is_resize(&first) {
                 // Section 4.2: only at the beginning of a block.
                 let size = integer::decode(&mut input, 5)?;
                 if !may_resize || size > self.allowed {
@@ -252,6 +269,11 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Whether an octet begins a new size of the table (section 6.3).
+fn is_resize(first: &u8) -> bool {
+    first & 0xe0 == 0x20
 }
 
 /// How many octets of fully indexed fields (section 6.1) a block begins with.

@@ -1,7 +1,7 @@
 //! Section 8 and RFC 7541: what heads and trailers can have wrong.
 
-use rpc_http2::Role;
-use rpc_http2::frame::{flag, kind};
+use rpc_http2::frame::{PREFACE, flag, kind};
+use rpc_http2::{Config, Role};
 
 use crate::support::*;
 
@@ -241,5 +241,50 @@ fn section_4_3_blocks_of_streams_that_are_gone_are_decoded() {
         ));
         assert_eq!(peer.came(), IGNORED);
         assert_eq!(peer.seen[0], "head true");
+    }
+}
+
+/// What a block behind the acknowledgement of a table of 100 octets comes to.
+fn behind_a_smaller_table(role: Role, begin: &[u8]) -> Came {
+    let config = Config {
+        header_table: 100,
+        ..Config::default()
+    };
+    let mut peer = Peer::silent(role, config);
+    let (preface, fields) = match role {
+        Role::Server => (&PREFACE[..], &REQUEST[..]),
+        Role::Client => (&[][..], &RESPONSE[..]),
+    };
+    peer.feed(&[preface, &settings(&[])].concat());
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    let head = |peer: &mut Peer, stream, begin: &[u8]| {
+        if role == Role::Client && peer.machine.takes_streams() {
+            peer.open();
+        }
+        let fields = [begin, &block(fields)].concat();
+        peer.feed(&frame(kind::HEADERS, flags, stream, &fields));
+    };
+    // It does not know yet: 4,096 is allowed and nothing is due.
+    head(&mut peer, 1, &[]);
+    head(&mut peer, 3, &[0x3f, 0xe1, 0x1f]);
+    peer.feed(&frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    head(&mut peer, 5, begin);
+    // It is due once.
+    head(&mut peer, 7, &[]);
+    peer.feed(&frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    head(&mut peer, 9, &[]);
+    peer.came()
+}
+
+#[test]
+fn section_4_3_1_a_smaller_table_begins_the_next_block() {
+    for role in [Role::Client, Role::Server] {
+        let came = |begin| behind_a_smaller_table(role, begin);
+        assert_eq!(came(&[]), COMPRESSION, "{role:?}");
+        assert_eq!(came(&[0x3f, 0x46]), COMPRESSION, "{role:?}, 101 octets");
+        assert_eq!(came(&[0x20, 0x3f, 0x46]), COMPRESSION, "{role:?}, 0, 101");
+        assert_eq!(came(&[0x3f, 0x45]), IGNORED, "{role:?}, 100 octets");
+        assert_eq!(came(&[0x20, 0x3f, 0x45]), IGNORED, "{role:?}, 0 and 100");
+        assert_eq!(came(&[0x20]), IGNORED, "{role:?}, nothing");
     }
 }
