@@ -194,5 +194,6 @@ impl Connection {
             self.put_head(id, &mut head.template, &head.rest, end);
             self.make_sendable(key);
         }
+        self.end_waiting();
     }
 }

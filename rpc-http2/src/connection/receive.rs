@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Arriving, Connection, Drain, Event, Notice, PartialBlock, ResetCause, timers};
+use super::{Arriving, Connection, Event, Notice, PartialBlock, ResetCause, timers};
 use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
@@ -657,10 +657,8 @@ impl Connection {
         self.notices.push_back(Notice::GoAway(code));
         if self.role == Role::Client {
             self.refuse_above(last);
-        } else if matches!(self.drain, Drain::No) {
-            // A client that opens nothing more is done when its streams are.
-            self.drain = Drain::Final;
         }
+        // A client speaks of streams that are pushed, and may go on opening its own.
         Ok(())
     }
 
