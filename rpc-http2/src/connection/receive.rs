@@ -663,7 +663,7 @@ impl Connection {
     }
 
     /// Streams that the peer will not look at are over.
-    fn refuse_above(&mut self, last: u32) {
+    pub(super) fn refuse_above(&mut self, last: u32) {
         let mut refused: Vec<StreamKey> = self.waiting.drain(..).collect();
         self.streams.for_each_open(|key, stream| {
             if stream.id > last && !stream.flags.reset {
