@@ -11,6 +11,9 @@ const INITIAL_TABLE: usize = 4096;
 const PREFIXES: usize = 64;
 /// A longer run of indexed fields is not remembered.
 const LONGEST_PREFIX: usize = 48;
+/// Nor is one that stands for more than this: it is a few octets, and what is made of it stays for as
+/// long as the connection does.
+const LARGEST_PREFIX: usize = 2 * 1024;
 
 /// A block that has been decoded.
 ///
@@ -186,14 +189,14 @@ impl Decoder {
         let mut remembered = place.take().unwrap_or_default();
         remembered.fields.clear();
         remembered.summary = Summary::default();
+        let largest = self.max_list.min(LARGEST_PREFIX);
         let mut input = octets;
         while !input.is_empty() {
             let index = integer::decode(&mut input, 7)?;
             let (name, value) = field(&self.table, index)?;
             remembered.fields.push(name, value);
             remembered.summary.field(name, value);
-            if remembered.fields.size() > self.max_list || remembered.fields.len() > self.max_fields
-            {
+            if remembered.fields.size() > largest || remembered.fields.len() > self.max_fields {
                 return Ok(false);
             }
         }
