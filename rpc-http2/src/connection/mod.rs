@@ -6,6 +6,7 @@ mod receive;
 mod send;
 mod settings;
 mod timers;
+mod windows;
 
 use std::collections::VecDeque;
 use std::time::Instant;
