@@ -1,5 +1,6 @@
 //! One HTTP/2 connection as a state machine: octets in, events out; calls in, octets out.
 
+mod data;
 mod heads;
 mod ignored;
 mod receive;
