@@ -234,7 +234,8 @@ impl Connection {
         }
     }
 
-    /// Says that a client opens nothing more, once nothing waits: some servers take no streams after that.
+    /// Says that a client opens nothing more, once nothing waits: some servers take no streams after
+    /// that.
     pub(super) fn end_waiting(&mut self) {
         if matches!(self.drain, Drain::Waiting) && self.waiting.is_empty() {
             self.drain = Drain::Final;
