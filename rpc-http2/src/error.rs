@@ -108,7 +108,7 @@ impl From<HpackError> for ConnectionError {
             HpackError::Integer => "an integer of a header block is too large",
             HpackError::Index => "a header block has an index that no table has",
             HpackError::Huffman => "a header block has a wrong Huffman code",
-            HpackError::TableSize => "a header block changes the table's size as it may not",
+            HpackError::TableSize => "a header block has a wrong size of the table, or lacks one",
         };
         Self::new(ErrorCode::COMPRESSION_ERROR, reason)
     }

@@ -199,4 +199,19 @@ mod tests {
         assert_eq!(output.slices(&mut slices), 1);
         assert_eq!(slices[0].as_ptr(), piece.as_ptr());
     }
+
+    #[test]
+    fn memory_is_given_back_by_the_next_that_needs_less() {
+        let mut output = Output::default();
+        let mut write = |length: usize| {
+            output.put(&vec![1; length]);
+            output.advance(length);
+            assert!(output.is_empty());
+            output.small.capacity()
+        };
+        assert!(write(200_000) >= 200_000);
+        // One that goes on writing much does not allocate again and again.
+        assert!(write(100_000) >= 200_000);
+        assert!(write(17) <= KEPT);
+    }
 }

@@ -6,6 +6,7 @@ use crate::hpack::Block;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Summary {
     method: bool,
+    connect: bool,
     scheme: bool,
     path: bool,
     authority: bool,
@@ -65,7 +66,10 @@ impl Summary {
             return Err("a pseudo-header field is behind a regular one");
         }
         let seen = match name {
-            b":method" => &mut self.method,
+            b":method" => {
+                self.connect |= value == b"CONNECT";
+                &mut self.method
+            }
             b":scheme" => &mut self.scheme,
             b":authority" => &mut self.authority,
             b":path" => {
@@ -109,6 +113,8 @@ impl Summary {
             Self {
                 status: Some(_), ..
             } => Err("a request has :status"),
+            // Section 8.5: it has no scheme and no path, and with them it is malformed.
+            Self { connect: true, .. } => Err("CONNECT is not served"),
             Self { method: false, .. } => Err("a request has no :method"),
             Self { scheme: false, .. } => Err("a request has no :scheme"),
             Self { path: false, .. } => Err("a request has no :path"),

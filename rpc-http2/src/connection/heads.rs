@@ -28,7 +28,12 @@ impl Connection {
         if idle {
             return self.open_by_peer(id, decoded, end, now);
         }
-        if self.recent.contains(&id) {
+        if self.ignored.contains(id) {
+            // A server may answer any number of calls that are given up; a client has only trailers
+            // to send, which it seldom does.
+            if self.role == Role::Server {
+                self.count_idle(now)?;
+            }
             return Ok(Step::Done);
         }
         let known = match self.role {
@@ -52,7 +57,8 @@ impl Connection {
     ) -> Result<Step<'a>, ConnectionError> {
         if !self.accepts() {
             // Section 6.8: streams above the last one are ignored.
-            self.remember(id);
+            self.ignored.insert(id);
+            self.count_idle(now)?;
             return Ok(Step::Done);
         }
         self.last_peer_id = id;
@@ -160,6 +166,11 @@ impl Connection {
             if open >= self.peer.max_streams as usize || self.peer_last.is_some() {
                 return;
             }
+            if self.next_id > frame::LARGEST_WINDOW {
+                // Section 5.1.1: there are no more identifiers.
+                self.refuse_above(frame::LARGEST_WINDOW);
+                break;
+            }
             self.waiting.pop_front();
             let Some(head) = self
                 .streams
@@ -188,5 +199,39 @@ impl Connection {
             self.put_head(id, &mut head.template, &head.rest, end);
             self.make_sendable(key);
         }
+        self.end_waiting();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::connection::Event;
+    use crate::fields::Fields;
+    use crate::hpack::Template;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_when_the_identifiers_are_used_up_is_refused() {
+        let now = Instant::now();
+        let mut connection = Connection::new(Role::Client, Config::default(), now);
+        connection.next_id = frame::LARGEST_WINDOW.saturating_sub(2);
+        connection.peer.max_streams = 1;
+        let mut head = Template::new([(":method", "POST")].into_iter().collect());
+        let mut open = || connection.open(&mut head, &Fields::new(), now);
+        let [first, last, waiting] = [(); 3].map(|()| open().unwrap());
+        connection.release(first);
+        assert!(!connection.is_waiting(last) && connection.is_waiting(waiting));
+        connection.release(last);
+        let event = connection.poll_event();
+        assert!(
+            matches!(event, Some(Event::Reset { stream, code: ErrorCode::REFUSED_STREAM, .. })
+                if stream == waiting),
+            "{event:?}"
+        );
+        connection.release(waiting);
+        assert_eq!(connection.stream_count(), 0);
+        assert!(!connection.takes_streams());
     }
 }

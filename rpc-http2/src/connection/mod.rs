@@ -1,10 +1,13 @@
 //! One HTTP/2 connection as a state machine: octets in, events out; calls in, octets out.
 
+mod data;
 mod heads;
+mod ignored;
 mod receive;
 mod send;
 mod settings;
 mod timers;
+mod windows;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,13 +20,10 @@ use crate::output::Output;
 use crate::rate::{Clock, RateCounter};
 use crate::streams::{End, StreamKey, Streams};
 
+use ignored::Ignored;
 pub use send::Payload;
 use settings::PeerSettings;
 use timers::{Drain, Growth};
-
-/// How many streams that were reset here are remembered, so that what the peer had sent before it
-/// knew is ignored (RFC 9113 section 5.4.2).
-const RECENT: usize = 1024;
 
 /// What has happened on a connection: heads are in its memory, data is in what was read.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ pub struct Connection {
     last_peer_id: u32,
     /// The next identifier that this side opens.
     next_id: u32,
-    recent: VecDeque<u32>,
+    ignored: Ignored,
     /// Streams that wait for the peer's limit.
     waiting: VecDeque<StreamKey>,
 
@@ -220,7 +220,7 @@ impl Connection {
             streams: Streams::default(),
             last_peer_id: 0,
             next_id: 1,
-            recent: VecDeque::new(),
+            ignored: Ignored::default(),
             waiting: VecDeque::new(),
             peer: PeerSettings::default(),
             encoder: Encoder::default(),
@@ -363,7 +363,7 @@ impl Connection {
     }
 
     fn put_reset(&mut self, id: u32, code: ErrorCode) {
-        self.remember(id);
+        self.ignored.insert(id);
         self.open_frame = None;
         let header = FrameHeader {
             length: 4,
@@ -373,13 +373,6 @@ impl Connection {
         };
         self.output.put(&header.encode());
         self.output.put(&code.0.to_be_bytes());
-    }
-
-    fn remember(&mut self, id: u32) {
-        if self.recent.len() >= RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(id);
     }
 
     /// Removes a stream that its user has let go of and that has nothing left to send.

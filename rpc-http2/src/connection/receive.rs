@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Arriving, Connection, Drain, Event, Notice, PartialBlock, ResetCause, timers};
+use super::{Arriving, Connection, Event, Notice, PartialBlock, ResetCause, timers};
 use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
@@ -24,10 +24,10 @@ pub(super) enum Step<'a> {
 }
 
 /// What a frame's stream is.
-enum Found {
+pub(super) enum Found {
     Open(StreamKey),
-    /// This side has reset it of late: what the peer sent before it knew is ignored.
-    Recent,
+    /// This side has reset it: what comes late is ignored.
+    Ignored,
     Closed,
     Idle,
 }
@@ -89,47 +89,6 @@ impl Connection {
             }
             return Some(event_of(notice));
         }
-    }
-
-    /// Gives back the room that data has taken, once it is not held any more.
-    pub fn consume(&mut self, key: StreamKey, octets: usize) {
-        let octets = octets as u32;
-        let window = self.growth.window;
-        if let Some(stream) = self.streams.get_mut(key) {
-            let octets = octets.min(stream.unconsumed);
-            stream.unconsumed = stream.unconsumed.saturating_sub(octets);
-            stream.returnable = stream.returnable.saturating_add(octets);
-            if !stream.flags.recv_closed && stream.returnable >= window / 2 {
-                let more = std::mem::take(&mut stream.returnable);
-                stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
-                let id = stream.id;
-                self.put_window_update(id, more);
-                self.measure();
-            }
-            self.return_connection_window(octets);
-        }
-    }
-
-    pub(super) fn return_connection_window(&mut self, octets: u32) {
-        self.returnable = self.returnable.saturating_add(octets);
-        if self.returnable >= self.config.connection_window / 2 {
-            let more = std::mem::take(&mut self.returnable);
-            self.recv_window = self.recv_window.saturating_add(i64::from(more));
-            self.put_window_update(0, more);
-            self.measure();
-        }
-    }
-
-    pub(super) fn put_window_update(&mut self, stream: u32, more: u32) {
-        self.open_frame = None;
-        let header = FrameHeader {
-            length: 4,
-            kind: kind::WINDOW_UPDATE,
-            flags: 0,
-            stream,
-        };
-        self.output.put(&header.encode());
-        self.output.put(&more.to_be_bytes());
     }
 
     fn step<'a>(
@@ -277,7 +236,7 @@ impl Connection {
         Ok(())
     }
 
-    fn find(&self, id: u32) -> Found {
+    pub(super) fn find(&self, id: u32) -> Found {
         if let Some(key) = self.streams.find(id) {
             return Found::Open(key);
         }
@@ -285,190 +244,12 @@ impl Connection {
             Role::Server => id > self.last_peer_id || id.is_multiple_of(2),
             Role::Client => id >= self.next_id || id.is_multiple_of(2),
         };
-        if self.recent.contains(&id) {
-            Found::Recent
+        if self.ignored.contains(id) {
+            Found::Ignored
         } else if idle {
             Found::Idle
         } else {
             Found::Closed
-        }
-    }
-
-    /// Section 6.1.
-    fn begin_data<'a>(
-        &mut self,
-        header: FrameHeader,
-        input: &mut &'a [u8],
-        rest: &'a [u8],
-        now: Instant,
-    ) -> Result<Step<'a>, ConnectionError> {
-        let end = header.has(flag::END_STREAM);
-        let (left, padding, rest) = if header.has(flag::PADDED) {
-            let Some((padding, rest)) = rest.split_first() else {
-                if header.length == 0 {
-                    return Err(ConnectionError::frame_size("a padded frame is empty"));
-                }
-                return Ok(Step::Starved);
-            };
-            let left = header
-                .length
-                .checked_sub(1)
-                .and_then(|left| left.checked_sub(u32::from(*padding)));
-            let left = left.ok_or(ConnectionError::protocol(
-                "the padding is longer than the frame",
-            ))?;
-            (left, u32::from(*padding), rest)
-        } else {
-            (header.length, 0, rest)
-        };
-        *input = rest;
-        // Section 6.9: the whole payload counts, padding and its length too.
-        self.recv_window = self.recv_window.saturating_sub(i64::from(header.length));
-        if self.recv_window < 0 {
-            return Err(ConnectionError::new(
-                ErrorCode::FLOW_CONTROL_ERROR,
-                "more was sent than the window of the connection",
-            ));
-        }
-        self.growth.count(header.length);
-        if left == 0 && !end {
-            self.count_empty_data()?;
-        } else {
-            self.empty_data = 0;
-        }
-        let skipped = left.saturating_add(padding);
-        let key = match self.find(header.stream) {
-            Found::Open(key) => key,
-            Found::Idle => {
-                return Err(ConnectionError::protocol("DATA on a stream that is idle"));
-            }
-            found => {
-                self.return_connection_window(header.length);
-                self.arriving = Arriving::Skipped(skipped);
-                if matches!(found, Found::Closed) {
-                    self.put_reset(header.stream, ErrorCode::STREAM_CLOSED);
-                    self.count_caused_reset(now)?;
-                }
-                return Ok(Step::Done);
-            }
-        };
-        if let Err((code, reason)) = self.admit_data(key, header.length, left, end) {
-            self.return_connection_window(header.length);
-            self.arriving = Arriving::Skipped(skipped);
-            if let Some(code) = code {
-                self.violation(key, code, reason, now)?;
-            }
-            return Ok(Step::Done);
-        }
-        // What is no data is consumed at once.
-        let overhead = header.length.saturating_sub(left);
-        if overhead > 0 {
-            self.consume(key, overhead as usize);
-        }
-        Ok(self.pass_data(input, key, left, padding, end))
-    }
-
-    /// Whether data may come on a stream now; nothing when it is to be ignored.
-    fn admit_data(
-        &mut self,
-        key: StreamKey,
-        counted: u32,
-        data: u32,
-        end: bool,
-    ) -> Result<(), (Option<ErrorCode>, &'static str)> {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Err((None, ""));
-        };
-        if stream.flags.reset {
-            return Err((None, ""));
-        }
-        if stream.flags.recv_closed {
-            return Err((
-                Some(ErrorCode::STREAM_CLOSED),
-                "DATA after the end of the stream",
-            ));
-        }
-        if !stream.flags.head_received {
-            return Err((Some(ErrorCode::PROTOCOL_ERROR), "DATA before a head"));
-        }
-        stream.recv_window = stream.recv_window.saturating_sub(i64::from(counted));
-        if stream.recv_window < 0 {
-            return Err((
-                Some(ErrorCode::FLOW_CONTROL_ERROR),
-                "more was sent than the window of the stream",
-            ));
-        }
-        if let Some(left) = stream.content_left {
-            // Section 8.1.1.
-            let rest = left.checked_sub(u64::from(data));
-            match rest {
-                Some(rest) if !end || rest == 0 => stream.content_left = Some(rest),
-                _ => {
-                    return Err((
-                        Some(ErrorCode::PROTOCOL_ERROR),
-                        "the length of the body is not the content-length",
-                    ));
-                }
-            }
-        }
-        stream.unconsumed = stream.unconsumed.saturating_add(counted);
-        Ok(())
-    }
-
-    fn pass_data<'a>(
-        &mut self,
-        input: &mut &'a [u8],
-        key: StreamKey,
-        left: u32,
-        padding: u32,
-        end: bool,
-    ) -> Step<'a> {
-        let taken = (left as usize).min(input.len());
-        if taken == 0 && left > 0 {
-            self.arriving = Arriving::Data {
-                stream: key,
-                left,
-                padding,
-                end,
-            };
-            return Step::Starved;
-        }
-        let (data, rest) = input.split_at_checked(taken).unwrap_or((input, &[]));
-        *input = rest;
-        let left = left.saturating_sub(taken as u32);
-        self.arriving = match (left, padding) {
-            (0, 0) => Arriving::Nothing,
-            (0, padding) => Arriving::Skipped(padding),
-            _ => Arriving::Data {
-                stream: key,
-                left,
-                padding,
-                end,
-            },
-        };
-        let end = end && left == 0;
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Step::Done;
-        };
-        if stream.flags.reset || !stream.flags.held {
-            self.consume(key, taken);
-            return Step::Done;
-        }
-        if end {
-            stream.flags.recv_closed = true;
-        } else if data.is_empty() {
-            return Step::Done;
-        }
-        Step::Data(key, data, end)
-    }
-
-    fn count_empty_data(&mut self) -> Result<(), ConnectionError> {
-        self.empty_data = self.empty_data.saturating_add(1);
-        match self.config.limits.empty_data {
-            Some(limit) if self.empty_data > limit => {
-                Err(ConnectionError::calm("too many empty DATA frames"))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -670,15 +451,13 @@ impl Connection {
         self.notices.push_back(Notice::GoAway(code));
         if self.role == Role::Client {
             self.refuse_above(last);
-        } else if matches!(self.drain, Drain::No) {
-            // A client that opens nothing more is done when its streams are.
-            self.drain = Drain::Final;
         }
+        // A client speaks of streams that are pushed, and may go on opening its own.
         Ok(())
     }
 
     /// Streams that the peer will not look at are over.
-    fn refuse_above(&mut self, last: u32) {
+    pub(super) fn refuse_above(&mut self, last: u32) {
         let mut refused: Vec<StreamKey> = self.waiting.drain(..).collect();
         self.streams.for_each_open(|key, stream| {
             if stream.id > last && !stream.flags.reset {
@@ -697,64 +476,6 @@ impl Connection {
                 cause: ResetCause::Refused,
             });
         }
-    }
-
-    /// Section 6.9.
-    fn receive_window_update(
-        &mut self,
-        header: FrameHeader,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<(), ConnectionError> {
-        let more = u32::from_be_bytes(*payload.first_chunk().unwrap_or(&[0; 4])) & 0x7fff_ffff;
-        let largest = i64::from(frame::LARGEST_WINDOW);
-        if header.stream == 0 {
-            if more == 0 {
-                return Err(ConnectionError::protocol("WINDOW_UPDATE of nothing"));
-            }
-            self.send_window = self.send_window.saturating_add(i64::from(more));
-            if self.send_window > largest {
-                return Err(ConnectionError::new(
-                    ErrorCode::FLOW_CONTROL_ERROR,
-                    "the window of the connection is above 2^31-1",
-                ));
-            }
-            return Ok(());
-        }
-        let key = match self.find(header.stream) {
-            Found::Open(key) => key,
-            Found::Idle => {
-                return Err(ConnectionError::protocol(
-                    "WINDOW_UPDATE on a stream that is idle",
-                ));
-            }
-            // Section 5.1: it may come late.
-            _ => return self.count_idle(now),
-        };
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
-        if stream.flags.reset {
-            return self.count_idle(now);
-        }
-        if more == 0 {
-            let code = ErrorCode::PROTOCOL_ERROR;
-            return self.violation(key, code, "WINDOW_UPDATE of nothing", now);
-        }
-        stream.send_window = stream.send_window.saturating_add(i64::from(more));
-        if stream.send_window > largest {
-            let code = ErrorCode::FLOW_CONTROL_ERROR;
-            return self.violation(key, code, "the window of the stream is above 2^31-1", now);
-        }
-        if stream.send_window > 0 && !stream.is_drained() && !stream.flags.ready {
-            stream.flags.ready = true;
-            self.sendable.push_back(key);
-        }
-        if more < 64 {
-            // Windows that grow by drops keep streams open for next to nothing.
-            return self.count_idle(now);
-        }
-        Ok(())
     }
 }
 

@@ -82,7 +82,10 @@ impl Connection {
                     "a SETTINGS acknowledgement has a payload",
                 ));
             }
-            self.settings_acknowledged = true;
+            if !std::mem::replace(&mut self.settings_acknowledged, true) {
+                // The first SETTINGS are the only ones with the size of the table.
+                self.decoder.acknowledge();
+            }
             return self.count_idle(now);
         }
         let (settings, rest) = payload.as_chunks::<6>();

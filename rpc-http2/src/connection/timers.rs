@@ -28,6 +28,8 @@ pub(super) enum Drain {
     No,
     /// The peer was told that the end is near; streams that it opens meanwhile are taken.
     Announced(Instant),
+    /// A client takes no more calls, and opens those that wait before it says so.
+    Waiting,
     /// The peer was told which stream is the last one.
     Final,
 }
@@ -235,9 +237,18 @@ impl Connection {
                 self.put_ping(0, DRAINING);
             }
             Role::Client => {
-                self.drain = Drain::Final;
-                self.put_goaway(0, ErrorCode::NO_ERROR, b"");
+                self.drain = Drain::Waiting;
+                self.end_waiting();
             }
+        }
+    }
+
+    /// Says that a client opens nothing more, once nothing waits: some servers take no streams after
+    /// that.
+    pub(super) fn end_waiting(&mut self) {
+        if matches!(self.drain, Drain::Waiting) && self.waiting.is_empty() {
+            self.drain = Drain::Final;
+            self.put_goaway(0, ErrorCode::NO_ERROR, b"");
         }
     }
 

@@ -11,6 +11,9 @@ const INITIAL_TABLE: usize = 4096;
 const PREFIXES: usize = 64;
 /// A longer run of indexed fields is not remembered.
 const LONGEST_PREFIX: usize = 48;
+/// Nor is one that stands for more than this: it is a few octets, and what is made of it stays for as
+/// long as the connection does.
+const LARGEST_PREFIX: usize = 2 * 1024;
 
 /// A block that has been decoded.
 ///
@@ -66,8 +69,12 @@ struct Remembered {
 #[derive(Debug)]
 pub struct Decoder {
     table: DynamicTable,
-    /// What SETTINGS_HEADER_TABLE_SIZE allows.
+    /// What SETTINGS_HEADER_TABLE_SIZE says.
+    setting: usize,
+    /// What the peer may use: it may not have seen the setting.
     allowed: usize,
+    /// The next block has to make the table smaller.
+    resize_due: bool,
     max_list: usize,
     max_fields: usize,
     prefixes: Vec<Option<Box<Remembered>>>,
@@ -79,18 +86,28 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder whose table has at most this size and whose lists have at most these limits.
     ///
-    /// Until the peer has seen another size it uses 4,096 (RFC 9113 section 6.5.2).
+    /// Until the peer has [acknowledged](Self::acknowledge) a smaller size it may use 4,096 (RFC 9113
+    /// section 6.5.2).
     #[must_use]
     pub fn new(table_size: usize, max_list: usize, max_fields: usize) -> Self {
         Self {
             table: DynamicTable::new(INITIAL_TABLE),
+            setting: table_size,
             allowed: table_size.max(INITIAL_TABLE),
+            resize_due: false,
             max_list,
             max_fields,
             prefixes: Vec::new(),
             remembered: 0,
             rest: Fields::new(),
         }
+    }
+
+    /// The peer has seen the size of the table. When it has used more until now, its next block
+    /// begins with a smaller size (RFC 9113 section 4.3.1).
+    pub fn acknowledge(&mut self) {
+        self.allowed = self.setting;
+        self.resize_due = self.table.max_size() > self.allowed;
     }
 
     /// Decodes a whole block.
@@ -106,6 +123,9 @@ impl Decoder {
     pub(crate) fn take(&mut self, block: &[u8]) -> Result<Decoded, HpackError> {
         self.rest.clear();
         self.rest.shrink(4096);
+        if std::mem::take(&mut self.resize_due) && !block.first().is_some_and(is_resize) {
+            return Err(HpackError::TableSize);
+        }
         let run = indexed_run(block);
         let mut prefix = None;
         let mut rest = block;
@@ -170,14 +190,14 @@ impl Decoder {
         let mut remembered = place.take().unwrap_or_default();
         remembered.fields.clear();
         remembered.summary = Summary::default();
+        let largest = self.max_list.min(LARGEST_PREFIX);
         let mut input = octets;
         while !input.is_empty() {
             let index = integer::decode(&mut input, 7)?;
             let (name, value) = field(&self.table, index)?;
             remembered.fields.push(name, value);
             remembered.summary.field(name, value);
-            if remembered.fields.size() > self.max_list || remembered.fields.len() > self.max_fields
-            {
+            if remembered.fields.size() > largest || remembered.fields.len() > self.max_fields {
                 return Ok(false);
             }
         }
@@ -199,7 +219,7 @@ impl Decoder {
     ) -> Result<bool, HpackError> {
         let mut oversized = false;
         while let Some(&first) = input.first() {
-            if first & 0xe0 == 0x20 {
+            if is_resize(&first) {
                 // Section 4.2: only at the beginning of a block.
                 let size = integer::decode(&mut input, 5)?;
                 if !may_resize || size > self.allowed {
@@ -255,6 +275,11 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Whether an octet begins a new size of the table (section 6.3).
+fn is_resize(first: &u8) -> bool {
+    first & 0xe0 == 0x20
 }
 
 /// How many octets of fully indexed fields (section 6.1) a block begins with.

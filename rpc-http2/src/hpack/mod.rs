@@ -25,7 +25,7 @@ pub enum HpackError {
     Index,
     /// A Huffman code that is none, or wrong padding.
     Huffman,
-    /// A table size above the one that was allowed, or in the wrong place.
+    /// A table size above the one that was allowed, in the wrong place, or missing where it is due.
     TableSize,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for HpackError {
             Self::Integer => "an integer of the header block is too large",
             Self::Index => "the header block has an index that no table has",
             Self::Huffman => "the header block has a wrong Huffman code",
-            Self::TableSize => "the header block changes the table's size as it may not",
+            Self::TableSize => "the header block has a wrong size of the table, or lacks one",
         })
     }
 }

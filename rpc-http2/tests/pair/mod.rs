@@ -22,6 +22,27 @@ enum Plan {
     Aborted,
 }
 
+/// How a call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Cancelled,
+    Aborted,
+    /// The server has not looked at it.
+    Refused,
+    /// The wire was cut.
+    Lost,
+}
+
+/// How the connection ends, when it does not just go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    None,
+    ServerShutsDown,
+    ClientShutsDown,
+    Cut,
+}
+
 #[derive(Debug)]
 struct Call {
     number: usize,
@@ -30,8 +51,7 @@ struct Call {
     sent: usize,
     ended: bool,
     received: Vec<u8>,
-    status: Option<Vec<u8>>,
-    over: bool,
+    outcome: Option<Outcome>,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +60,6 @@ struct Served {
     received: Vec<u8>,
     request_ended: bool,
     answered: usize,
-    finished: bool,
 }
 
 /// One side: the machine, what it is writing, and the octets on their way to it.
@@ -72,7 +91,13 @@ pub(crate) struct Pair {
     trailers: Template,
     calls: HashMap<StreamKey, Call>,
     served: HashMap<StreamKey, Served>,
-    ledger: HashMap<usize, Vec<u8>>,
+    /// For each number how many heads the server has seen.
+    heads_seen: HashMap<usize, usize>,
+    /// For each number the whole request that the server has seen.
+    requests_seen: HashMap<usize, Vec<u8>>,
+    ending: Ending,
+    /// After so many turns.
+    ends_at: usize,
     started: usize,
     /// The smaller one of those that streams begin with.
     window: usize,
@@ -152,7 +177,15 @@ impl Pair {
             trailers: Template::new([("grpc-status", "0")].into_iter().collect()),
             calls: HashMap::new(),
             served: HashMap::new(),
-            ledger: HashMap::new(),
+            heads_seen: HashMap::new(),
+            requests_seen: HashMap::new(),
+            ending: match random.u8(0..8) {
+                0 | 1 => Ending::ServerShutsDown,
+                2 | 3 => Ending::ClientShutsDown,
+                4 => Ending::Cut,
+                _ => Ending::None,
+            },
+            ends_at: random.usize(0..1_000),
             started: 0,
             window,
             total: random.usize(1..random.at_most(60, 8)),
@@ -166,7 +199,23 @@ impl Pair {
     pub(crate) fn run(mut self) -> u64 {
         let mut idle = 0;
         let mut steps = 0u32;
-        while !(self.started == self.total && self.calls.values().all(|call| call.over)) {
+        let mut cut = false;
+        for turn in 0.. {
+            let over = self.calls.values().all(|call| call.outcome.is_some());
+            if self.started == self.total && over {
+                break;
+            }
+            if turn == self.ends_at {
+                match self.ending {
+                    Ending::None => {}
+                    Ending::ServerShutsDown => self.server.machine.shut_down(self.now),
+                    Ending::ClientShutsDown => self.client.machine.shut_down(self.now),
+                    Ending::Cut => {
+                        cut = true;
+                        break;
+                    }
+                }
+            }
             steps = if std::mem::take(&mut self.progressed) {
                 0
             } else {
@@ -179,15 +228,14 @@ impl Pair {
                 self.server.machine,
                 self.calls
                     .values()
-                    .filter(|call| !call.over)
+                    .filter(|call| call.outcome.is_none())
                     .take(3)
                     .map(|call| (
                         call.number,
                         call.plan,
                         call.sent,
                         call.to_send.len(),
-                        call.received.len(),
-                        call.status.is_some()
+                        call.received.len()
                     ))
                     .collect::<Vec<_>>()
             );
@@ -209,13 +257,53 @@ impl Pair {
             };
             idle = if moved { 0 } else { idle + 1 };
         }
-        self.settle();
-        assert_eq!(self.client.machine.stream_count(), 0);
-        assert_eq!(self.server.machine.stream_count(), 0);
-        for (number, answer) in &self.ledger {
-            assert_eq!(answer.first().copied(), Some(*number as u8));
+        if cut {
+            self.cut();
+        } else {
+            self.settle();
+            assert_eq!(self.server.machine.stream_count(), 0);
         }
+        assert_eq!(self.client.machine.stream_count(), 0);
+        self.check_ledger();
         self.trace
+    }
+
+    /// What the client was told is what the server has seen.
+    fn check_ledger(&self) {
+        for call in self.calls.values() {
+            let heads = self.heads_seen.get(&call.number).copied().unwrap_or(0);
+            let request = self.requests_seen.get(&call.number);
+            let outcome = call.outcome.expect("it is over");
+            match outcome {
+                Outcome::Answered => {
+                    assert_eq!(heads, 1, "call {}", call.number);
+                    assert_eq!(request, Some(&call.to_send), "call {}", call.number);
+                }
+                Outcome::Aborted => assert_eq!(heads, 1, "call {}", call.number),
+                Outcome::Refused => assert_eq!(heads, 0, "call {}", call.number),
+                Outcome::Cancelled | Outcome::Lost => assert!(heads <= 1, "call {}", call.number),
+            }
+            assert!(request.is_none_or(|request| *request == call.to_send));
+        }
+        let seen: usize = self.heads_seen.values().sum();
+        assert!(seen <= self.calls.len() && self.requests_seen.len() <= seen);
+    }
+
+    /// Nothing arrives any more, and everybody lets go; what the server has answered stays unsent.
+    fn cut(&mut self) {
+        for side in [&mut self.client, &mut self.server] {
+            side.wire.clear();
+            side.input.clear();
+        }
+        for (key, call) in &mut self.calls {
+            if call.outcome.is_none() {
+                call.outcome = Some(Outcome::Lost);
+                self.client.machine.release(*key);
+            }
+        }
+        for (key, _) in self.served.drain() {
+            self.server.machine.release(key);
+        }
     }
 
     fn note(&mut self, what: u64) {
@@ -224,11 +312,19 @@ impl Pair {
 
     /// Lets everything arrive and be let go of.
     fn settle(&mut self) {
-        for _ in 0..10_000 {
-            let mut moved = self.server_answers();
-            moved |= self.write(true) | self.write(false);
-            moved |= self.deliver(true) | self.deliver(false);
-            if !moved && self.served.is_empty() {
+        for _ in 0..20_000 {
+            self.server_answers();
+            self.write(true);
+            self.write(false);
+            self.deliver(true);
+            self.deliver(false);
+            let quiet = [&self.client, &self.server].into_iter().all(|side| {
+                side.wire.is_empty() && side.writing.is_empty() && !side.machine.has_output()
+            });
+            if quiet && self.served.is_empty() {
+                let shut_down = !self.client.machine.takes_streams();
+                assert_eq!(self.client.machine.is_finished(), shut_down);
+                assert_eq!(self.server.machine.is_finished(), shut_down);
                 return;
             }
         }
@@ -246,11 +342,15 @@ impl Pair {
         if self.random.bool() {
             rest.push("grpc-timeout", format!("{}m", self.random.u32(..)));
         }
-        let key = self
-            .client
-            .machine
-            .open(&mut self.heads[head], &rest, self.now)
-            .unwrap();
+        let machine = &mut self.client.machine;
+        let Some(key) = machine.open(&mut self.heads[head], &rest, self.now) else {
+            assert!(matches!(
+                self.ending,
+                Ending::ServerShutsDown | Ending::ClientShutsDown
+            ));
+            self.total = self.started;
+            return false;
+        };
         self.started += 1;
         let plan = match self.random.u8(0..10) {
             0 => Plan::Cancelled,
@@ -273,8 +373,7 @@ impl Pair {
             sent: 0,
             ended: false,
             received: Vec::new(),
-            status: None,
-            over: false,
+            outcome: None,
         };
         self.calls.insert(key, call);
         true
@@ -284,7 +383,7 @@ impl Pair {
         let mut open: Vec<StreamKey> = self
             .calls
             .iter()
-            .filter(|(_, call)| !call.over)
+            .filter(|(_, call)| call.outcome.is_none())
             .map(|(key, _)| *key)
             .collect();
         open.sort_by_key(|key| (self.calls[key].number, key.index()));
@@ -330,7 +429,7 @@ impl Pair {
         if call.plan != Plan::Cancelled {
             return false;
         }
-        call.over = true;
+        call.outcome = Some(Outcome::Cancelled);
         self.client.machine.reset(key, ErrorCode::CANCEL);
         self.client.machine.release(key);
         true
@@ -463,24 +562,30 @@ impl Pair {
                 let call = self.calls.get_mut(&key).unwrap();
                 assert_eq!(call.received, call.to_send, "call {}", call.number);
                 assert_eq!(number, call.number);
-                call.status = Some(b"0".to_vec());
-                call.over = true;
+                call.outcome = Some(Outcome::Answered);
                 machine.release(key);
-                let number = call.number;
-                self.ledger.insert(number, vec![number as u8]);
             }
             Happened::Reset(key, code, cause) => {
                 let call = self.calls.get_mut(&key).unwrap();
-                // Refused before the client knew the limit, or while a cancelled stream is let go of.
-                if cause != ResetCause::Refused {
+                // Refused before the client knew the limit, while a cancelled stream is let go of, or
+                // by the last GOAWAY.
+                call.outcome = Some(if cause == ResetCause::Refused {
+                    assert!(call.received.is_empty());
+                    Outcome::Refused
+                } else {
                     assert_eq!(cause, ResetCause::Peer, "{code}");
                     assert_eq!(call.plan, Plan::Aborted);
-                }
-                assert!(call.received.is_empty() || cause != ResetCause::Refused);
-                call.over = true;
+                    Outcome::Aborted
+                });
                 machine.release(key);
             }
         }
+    }
+
+    /// The server has a whole request.
+    fn see(&mut self, number: usize, request: Vec<u8>) {
+        let before = self.requests_seen.insert(number, request);
+        assert_eq!(before, None, "call {number} came twice");
     }
 
     fn at_server(&mut self, happened: Happened) {
@@ -489,6 +594,7 @@ impl Pair {
         match happened {
             Happened::Nothing => {}
             Happened::Head(key, number, end) => {
+                *self.heads_seen.entry(number).or_default() += 1;
                 let aborted = self
                     .calls
                     .values()
@@ -497,6 +603,9 @@ impl Pair {
                     machine.reset(key, ErrorCode::INTERNAL_ERROR);
                     machine.release(key);
                     return;
+                }
+                if end {
+                    self.see(number, Vec::new());
                 }
                 self.served.insert(
                     key,
@@ -512,12 +621,15 @@ impl Pair {
                 served.received.extend(&data);
                 served.request_ended = end;
                 machine.consume(key, data.len());
+                if end {
+                    let (number, request) = (served.number, served.received.clone());
+                    self.see(number, request);
+                }
             }
             Happened::Trailers(..) => panic!("a request has no trailers"),
             Happened::Reset(key, _, cause) => {
                 assert_eq!(cause, ResetCause::Peer);
-                let served = self.served.remove(&key).unwrap();
-                assert!(!served.finished);
+                assert!(self.served.remove(&key).is_some());
                 machine.release(key);
             }
         }

@@ -109,6 +109,7 @@ fn section_4_3_header_blocks_are_whole() {
     for inside in cases {
         let frames = [begun(1), inside].concat();
         check("4.3", SERVER, &[At::Idle], &frames, PROTOCOL);
+        check("4.3", CLIENT, &[At::Open], &frames, PROTOCOL);
     }
     check(
         "6.10, without a block",
@@ -130,26 +131,33 @@ fn section_4_3_header_blocks_are_whole() {
     ]
     .concat();
     check("6.10, after the end", SERVER, &[At::Idle], &after, PROTOCOL);
-    let fields = block(&REQUEST);
-    let (first, rest) = fields.split_at(fields.len() / 2);
-    let split = [
-        frame(kind::HEADERS, flag::END_STREAM, 1, first),
-        frame(kind::CONTINUATION, 0, 1, &[]),
-        frame(kind::CONTINUATION, flag::END_HEADERS, 1, rest),
-    ];
-    check(
-        "6.10, in order",
-        SERVER,
-        &[At::Idle],
-        &split.concat(),
-        IGNORED,
-    );
+    for (role, fields) in [(Role::Server, &REQUEST[..]), (Role::Client, &RESPONSE[..])] {
+        let fields = block(&[fields, &[("a", "b")]].concat());
+        let (first, rest) = fields.split_at(fields.len() / 2);
+        let split = [
+            frame(kind::HEADERS, flag::END_STREAM, 1, first),
+            frame(kind::CONTINUATION, 0, 1, &[]),
+            frame(kind::CONTINUATION, flag::END_HEADERS, 1, rest),
+        ];
+        let at = match role {
+            Role::Server => At::Idle,
+            Role::Client => At::Open,
+        };
+        let mut peer = Peer::at(role, at).unwrap();
+        peer.feed(&split.concat());
+        assert_eq!(peer.seen, ["head true"], "6.10, in order");
+        assert_eq!(peer.came(), IGNORED);
+    }
 }
 
 #[test]
 fn section_5_1_idle_streams() {
     for frames in [data(1, 1, true), reset(1, 8), window_update(1, 1)] {
         check("5.1, idle", BOTH, &[At::Idle], &frames, PROTOCOL);
+    }
+    // Nobody opens these.
+    for frames in [data(2, 1, true), reset(2, 8), window_update(2, 1)] {
+        check("5.1, idle, even", BOTH, ANY, &frames, PROTOCOL);
     }
     check(
         "5.1, idle",
@@ -282,6 +290,9 @@ fn section_5_1_1_identifiers() {
         &decreasing,
         CLOSED,
     );
+    // A stream that was passed over is closed.
+    let skipped = [headers(3, &REQUEST, true), data(1, 1, true)].concat();
+    check("5.1.1, DATA", SERVER, &[At::Idle], &skipped, STREAM_CLOSED);
     check(
         "5.1.1, never opened",
         CLIENT,

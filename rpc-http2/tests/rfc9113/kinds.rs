@@ -1,7 +1,7 @@
 //! Section 6: what each kind of frame can have wrong.
 
 use rpc_http2::frame::{flag, kind, setting};
-use rpc_http2::{Config, ErrorCode, Role};
+use rpc_http2::{Config, ErrorCode, Payload, Role};
 
 use crate::support::*;
 
@@ -48,40 +48,47 @@ fn section_6_1_data() {
 
 #[test]
 fn section_6_2_headers() {
-    for padding in [1, 255] {
-        let padded = frame(
-            kind::HEADERS,
-            flag::PADDED | flag::END_HEADERS,
-            1,
-            &[padding],
+    for (roles, at, fields) in [
+        (SERVER, At::Idle, &REQUEST[..]),
+        (CLIENT, At::Open, &RESPONSE[..]),
+    ] {
+        for padding in [1, 255] {
+            let padded = frame(
+                kind::HEADERS,
+                flag::PADDED | flag::END_HEADERS,
+                1,
+                &[padding],
+            );
+            check("6.2, padding", roles, &[at], &padded, PROTOCOL);
+        }
+        let flags = flag::END_HEADERS | flag::END_STREAM;
+        check(
+            "6.2, no padding length",
+            roles,
+            &[at],
+            &frame(kind::HEADERS, flag::PADDED | flags, 1, &[]),
+            SIZE,
         );
-        check("6.2, padding", SERVER, &[At::Idle], &padded, PROTOCOL);
+        for length in [0, 4] {
+            check(
+                "6.2, priority",
+                roles,
+                &[at],
+                &frame(kind::HEADERS, flag::PRIORITY | flags, 1, &vec![0; length]),
+                SIZE,
+            );
+        }
+        let fields = block(fields);
+        let whole = [&[3][..], &1u32.to_be_bytes(), &[9], &fields, &[0; 3]].concat();
+        let flags = flags | flag::PADDED | flag::PRIORITY;
+        check(
+            "6.2, all of it, dependent on itself",
+            roles,
+            &[at],
+            &frame(kind::HEADERS, flags, 1, &whole),
+            IGNORED,
+        );
     }
-    let flags = flag::END_HEADERS | flag::END_STREAM;
-    check(
-        "6.2, no padding length",
-        SERVER,
-        &[At::Idle],
-        &frame(kind::HEADERS, flag::PADDED | flags, 1, &[]),
-        SIZE,
-    );
-    check(
-        "6.2, priority",
-        SERVER,
-        &[At::Idle],
-        &frame(kind::HEADERS, flag::PRIORITY | flags, 1, &[0; 4]),
-        SIZE,
-    );
-    let fields = block(&REQUEST);
-    let whole = [&[3][..], &1u32.to_be_bytes(), &[9], &fields, &[0; 3]].concat();
-    let flags = flags | flag::PADDED | flag::PRIORITY;
-    check(
-        "6.2, all of it, dependent on itself",
-        SERVER,
-        &[At::Idle],
-        &frame(kind::HEADERS, flags, 1, &whole),
-        IGNORED,
-    );
 }
 
 #[test]
@@ -227,6 +234,47 @@ fn section_6_5_3_every_settings_is_acknowledged() {
     }
 }
 
+/// How much of a long body goes out at once.
+fn goes_out(peer: &mut Peer, place: usize) -> usize {
+    let key = peer.keys[place];
+    peer.machine
+        .send(key, Payload::Shared(vec![7; 200_000].into()), true);
+    let sent = peer.sent();
+    let data = sent.iter().filter(|sent| sent.header.kind == kind::DATA);
+    data.map(|sent| sent.payload.len()).sum()
+}
+
+#[test]
+fn section_6_5_3_the_last_value_holds() {
+    let window = setting::INITIAL_WINDOW_SIZE;
+    let twice = settings(&[(window, 70_000), (window, 10), (window, 20)]);
+    let mut peer = Peer::ready(Role::Client, Config::default());
+    peer.feed(&twice);
+    peer.open();
+    assert_eq!(goes_out(&mut peer, 0), 20);
+    let mut peer = Peer::at(Role::Server, At::Ended).unwrap();
+    peer.feed(&twice);
+    peer.respond(0, false);
+    assert_eq!(goes_out(&mut peer, 0), 20);
+}
+
+#[test]
+fn section_6_9_2_the_window_of_the_connection_is_no_setting() {
+    for (value, expected) in [(0, 0), (100, 100), (100_000, 65_535)] {
+        let mut peer = Peer::ready(Role::Client, Config::default());
+        peer.open();
+        peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, value)]));
+        assert_eq!(goes_out(&mut peer, 0), expected);
+        peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 1_000_000)]));
+        peer.sent();
+        peer.open();
+        // What is left of it is for both.
+        peer.feed(&window_update(0, 1));
+        let rest = goes_out(&mut peer, 1);
+        assert_eq!(rest, 1, "{value}");
+    }
+}
+
 #[test]
 fn section_6_6_push_promise() {
     check(
@@ -282,7 +330,9 @@ fn section_6_8_goaway() {
         );
     }
     let growing = [goaway(1, 0), goaway(3, 0)].concat();
-    check("6.8, growing", CLIENT, ANY, &growing, PROTOCOL);
+    check("6.8, growing", BOTH, ANY, &growing, PROTOCOL);
+    let shrinking = [goaway(3, 0), goaway(3, 0), goaway(1, 0)].concat();
+    check("6.8, shrinking", BOTH, ANY, &shrinking, IGNORED);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rpc_http2::frame::{PREFACE, flag, kind};
+use rpc_http2::hpack::{Block, Decoder};
 use rpc_http2::{Config, ErrorCode, Limits, Role};
 
 use crate::support::*;
@@ -145,6 +146,28 @@ fn informational_responses_count_as_idle() {
 }
 
 #[test]
+fn heads_that_are_ignored_count_as_idle() {
+    // On a stream that this side has reset.
+    let mut peer = Peer::at(Role::Server, At::ResetByUs).unwrap();
+    for _ in 0..30_000 {
+        peer.feed(&headers(1, &TRAILERS, true));
+    }
+    assert_eq!(peer.came(), CALM);
+    // And on those that come behind the last GOAWAY.
+    let mut peer = Peer::at(Role::Server, At::Open).unwrap();
+    let now = peer.now;
+    peer.machine.shut_down(now);
+    peer.machine
+        .on_timeout(now + Duration::from_secs(2))
+        .unwrap();
+    for number in 1..30_000 {
+        peer.feed(&headers(2 * number + 1, &REQUEST, true));
+    }
+    assert_eq!(peer.keys.len(), 1);
+    assert!(peer.calmed());
+}
+
+#[test]
 fn empty_data() {
     let begin = |peer: &mut Peer| peer.feed(&headers(1, &REQUEST, false));
     let attack = |limits: fn(&mut Limits)| {
@@ -242,6 +265,61 @@ fn header_lists_that_are_too_large_are_said_to_be() {
     let fields = [&REQUEST[..], &[("a", "b"); 100]].concat();
     peer.feed(&headers(1, &fields, true));
     assert_eq!(peer.oversized, [false]);
+}
+
+/// So many fields, each another one.
+fn distinct(count: u32, first: u8) -> Vec<u8> {
+    let field = |number| {
+        let mut field = literal(format!("n{number:06}").as_bytes(), b"v");
+        field[0] = first;
+        field
+    };
+    (0..count).flat_map(field).collect()
+}
+
+#[test]
+fn any_number_of_fields_takes_no_more_than_the_limit() {
+    let limits = |block: Block<'_>| {
+        let size: usize = block
+            .fields()
+            .map(|(name, value)| name.len() + value.len() + 32)
+            .sum();
+        assert!(block.oversized && size <= 16_384 && block.fields().count() <= 128);
+    };
+    // Without the table and with it.
+    for first in [0x00, 0x10, 0x40] {
+        let fields = distinct(30_000, first);
+        let mut decoder = Decoder::new(4096, 16_384, 128);
+        for _ in 0..3 {
+            limits(decoder.decode(&fields).unwrap());
+        }
+        let after = decoder.decode(&[0x82]).unwrap();
+        assert!(!after.oversized);
+        // The same on the wire.
+        let off = config(|limits| {
+            limits.header_block = usize::MAX;
+            limits.continuations = u32::MAX;
+        });
+        for (config, taken) in [(off, true), (Config::default(), false)] {
+            let mut peer = Peer::ready(Role::Server, config);
+            peer.feed(&frame(kind::HEADERS, flag::END_STREAM, 1, &block(&REQUEST)));
+            let mut passed = 0;
+            for piece in fields.chunks(16_000) {
+                peer.feed(&frame(kind::CONTINUATION, 0, 1, piece));
+                if peer.machine.error().is_none() {
+                    passed += piece.len();
+                }
+            }
+            peer.feed(&frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]));
+            if taken {
+                assert_eq!(peer.oversized, [true]);
+                assert_eq!(peer.came(), Came::Ignored);
+            } else {
+                assert!(passed <= 64 * 1024, "{passed}");
+                assert_eq!(peer.came(), CALM);
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Section 8 and RFC 7541: what heads and trailers can have wrong.
 
-use rpc_http2::Role;
-use rpc_http2::frame::{flag, kind};
+use rpc_http2::frame::{PREFACE, flag, kind};
+use rpc_http2::{Config, Role};
 
 use crate::support::*;
 
@@ -124,7 +124,7 @@ fn section_8_1_1_content_length() {
 
 #[test]
 fn section_8_2_and_8_3_fields() {
-    let malformed: [&[(&str, &str)]; 14] = [
+    let malformed: [&[(&str, &str)]; 15] = [
         &[("Upper", "1")],
         &[("a b", "1")],
         &[("", "1")],
@@ -133,6 +133,7 @@ fn section_8_2_and_8_3_fields() {
         &[("connection", "close")],
         &[("transfer-encoding", "chunked")],
         &[("keep-alive", "1")],
+        &[("proxy-connection", "keep-alive")],
         &[("upgrade", "h2c")],
         &[("te", "gzip")],
         &[("a", "1"), (":path", "/")],
@@ -184,6 +185,61 @@ fn section_8_2_and_8_3_fields() {
         &headers(1, &TRAILERS, true),
         STREAM_PROTOCOL,
     );
+}
+
+#[test]
+fn section_8_2_1_characters() {
+    let field = |name: &[u8], value: &[u8], expected| {
+        let flags = flag::END_HEADERS;
+        let of = |head: &[(&str, &str)]| [block(head), literal(name, value)].concat();
+        let section = format!("8.2.1, {name:?}: {value:?}");
+        let request = frame(kind::HEADERS, flags, 1, &of(&REQUEST));
+        check(&section, SERVER, &[At::Idle], &request, expected);
+        let response = frame(kind::HEADERS, flags, 1, &of(&RESPONSE));
+        check(&section, CLIENT, &[At::Open], &response, expected);
+        let flags = flag::END_HEADERS | flag::END_STREAM;
+        let trailers = frame(kind::HEADERS, flags, 1, &of(&TRAILERS));
+        check(&section, SERVER, &[At::Open], &trailers, expected);
+        check(&section, CLIENT, &[At::Answering], &trailers, expected);
+    };
+    for octet in (0..=b' ').chain(b'A'..=b'Z').chain(0x7f..=0xff) {
+        field(&[b'a', octet], b"1", STREAM_PROTOCOL);
+        field(&[octet], b"1", STREAM_PROTOCOL);
+    }
+    for octet in [0, b'\r', b'\n'] {
+        for value in [
+            &[octet][..],
+            &[octet, b'1'],
+            &[b'1', octet],
+            &[b'1', octet, b'1'],
+        ] {
+            field(b"a", value, STREAM_PROTOCOL);
+        }
+    }
+    field(b"a", b"1\t 2\x01\x7f\x80\xff", IGNORED);
+    field(b"!#$%&'*+-.^_`|~09az", b"", IGNORED);
+}
+
+#[test]
+fn section_8_5_connect_is_not_served() {
+    let connect = [(":method", "CONNECT"), (":authority", "a:1")];
+    let with = |more: &[(&'static str, &'static str)]| [&connect[..], more].concat();
+    for fields in [
+        with(&[]),
+        with(&[(":scheme", "http"), (":path", "/")]),
+        with(&[
+            (":scheme", "http"),
+            (":path", "/"),
+            (":protocol", "websocket"),
+        ]),
+        with(&[(":scheme", "http")]),
+        with(&[(":path", "/")]),
+    ] {
+        for end in [false, true] {
+            let head = headers(1, &fields, end);
+            check("8.5", SERVER, &[At::Idle], &head, STREAM_PROTOCOL);
+        }
+    }
 }
 
 #[test]
@@ -241,5 +297,50 @@ fn section_4_3_blocks_of_streams_that_are_gone_are_decoded() {
         ));
         assert_eq!(peer.came(), IGNORED);
         assert_eq!(peer.seen[0], "head true");
+    }
+}
+
+/// What a block behind the acknowledgement of a table of 100 octets comes to.
+fn behind_a_smaller_table(role: Role, begin: &[u8]) -> Came {
+    let config = Config {
+        header_table: 100,
+        ..Config::default()
+    };
+    let mut peer = Peer::silent(role, config);
+    let (preface, fields) = match role {
+        Role::Server => (&PREFACE[..], &REQUEST[..]),
+        Role::Client => (&[][..], &RESPONSE[..]),
+    };
+    peer.feed(&[preface, &settings(&[])].concat());
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    let head = |peer: &mut Peer, stream, begin: &[u8]| {
+        if role == Role::Client && peer.machine.takes_streams() {
+            peer.open();
+        }
+        let fields = [begin, &block(fields)].concat();
+        peer.feed(&frame(kind::HEADERS, flags, stream, &fields));
+    };
+    // It does not know yet: 4,096 is allowed and nothing is due.
+    head(&mut peer, 1, &[]);
+    head(&mut peer, 3, &[0x3f, 0xe1, 0x1f]);
+    peer.feed(&frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    head(&mut peer, 5, begin);
+    // It is due once.
+    head(&mut peer, 7, &[]);
+    peer.feed(&frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    head(&mut peer, 9, &[]);
+    peer.came()
+}
+
+#[test]
+fn section_4_3_1_a_smaller_table_begins_the_next_block() {
+    for role in [Role::Client, Role::Server] {
+        let came = |begin| behind_a_smaller_table(role, begin);
+        assert_eq!(came(&[]), COMPRESSION, "{role:?}");
+        assert_eq!(came(&[0x3f, 0x46]), COMPRESSION, "{role:?}, 101 octets");
+        assert_eq!(came(&[0x20, 0x3f, 0x46]), COMPRESSION, "{role:?}, 0, 101");
+        assert_eq!(came(&[0x3f, 0x45]), IGNORED, "{role:?}, 100 octets");
+        assert_eq!(came(&[0x20, 0x3f, 0x45]), IGNORED, "{role:?}, 0 and 100");
+        assert_eq!(came(&[0x20]), IGNORED, "{role:?}, nothing");
     }
 }

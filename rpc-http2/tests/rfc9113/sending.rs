@@ -1,7 +1,6 @@
 //! What goes out, in which order, and from which memory.
 
 use std::io::IoSlice;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_http2::frame::{flag, kind, setting};
@@ -193,26 +192,6 @@ fn windows_grow_to_what_the_network_holds() {
     let mut peer = Peer::ready(Role::Server, Config::default());
     peer.feed(&headers(1, &REQUEST, false));
     assert_eq!(download(&mut peer, 200, true), 1 << 20);
-}
-
-#[test]
-fn memory_is_given_back() {
-    let (mut peer, keys) = answering(1);
-    peer.machine
-        .send(keys[0], Payload::Copied(&vec![7; 3000].repeat(100)), false);
-    let mut output = Output::default();
-    let now = peer.now;
-    peer.machine.take_output(&mut output, now);
-    let length = output.len();
-    output.advance(length);
-    assert!(output.is_empty());
-    // What it keeps of its memory cannot be seen from here; that nothing is left to write can.
-    assert_eq!(output.plain(), Some(&[][..]));
-    assert!(
-        peer.machine
-            .next_timeout()
-            .is_none_or(|due| due > now + Duration::from_secs(1))
-    );
 }
 
 #[test]

@@ -54,6 +54,12 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+/// A field as it is, without Huffman or a table.
+pub(crate) fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let length = |text: &[u8]| [u8::try_from(text.len()).unwrap()];
+    [&[0][..], &length(name), name, &length(value), value].concat()
+}
+
 pub(crate) const REQUEST: [(&str, &str); 3] = [
     (":method", "POST"),
     (":scheme", "http"),

@@ -218,3 +218,27 @@ fn literals_of_all_kinds() {
     );
     assert_eq!(decoder.decode(&hex("be")).err(), Some(HpackError::Index));
 }
+
+#[test]
+fn prefixes_take_little_memory_whatever_they_stand_for() {
+    let mut decoder = decoder();
+    // One entry of almost the whole table.
+    let mut entry = hex("40 01 61 7f a1 1e");
+    entry.extend([b'v'; 4_000]);
+    decoder.decode(&entry).unwrap();
+    for first in 1..=61 {
+        for count in 0..4 {
+            let mut run = vec![0x80 | first];
+            run.extend(std::iter::repeat_n(0xbe, count));
+            let block = decoder.decode(&run).unwrap();
+            assert_eq!(block.fields().count(), 1 + count);
+        }
+    }
+    let remembered: usize = decoder
+        .prefixes
+        .iter()
+        .flatten()
+        .map(|known| known.octets.len() + known.fields.size())
+        .sum();
+    assert!(remembered <= 128 * 1024, "{remembered}");
+}
