@@ -120,7 +120,12 @@ impl RouterService {
             return http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
         let started = Instant::now();
-        let path: Arc<str> = parts.uri.path().into();
+        // With the query: what is no path of a method over HTTP/2 is none here either.
+        let path: Arc<str> = parts
+            .uri
+            .path_and_query()
+            .map_or("", |path| path.as_str())
+            .into();
         let mut report = Report {
             service: self.clone(),
             path: Arc::clone(&path),
