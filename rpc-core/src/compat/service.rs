@@ -2,9 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +16,13 @@ use tokio::time::Instant;
 use super::body::{AbortOnDrop, Body};
 use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
+use super::request::RequestBody;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
-use crate::server::{Finished, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
-use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::server::{
+    Admission, Finished, IncomingCall, Load, Options, Router, ShutdownHandle, Single, guarded,
+};
+use crate::transport::stream::SendHalf;
 use crate::wire::compression::ACCEPT;
 use crate::wire::head::{ContentType, ResponseHead, Trailers};
 use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
@@ -37,7 +38,7 @@ const MAX_HEADERS: usize = 16 * 1024;
 pub struct RouterService {
     router: Router,
     options: Arc<Options>,
-    handlers: Arc<AtomicUsize>,
+    load: Arc<Load>,
     peer: Option<PeerAddr>,
 }
 
@@ -51,25 +52,29 @@ impl std::fmt::Debug for RouterService {
 
 impl From<Router> for RouterService {
     fn from(router: Router) -> Self {
-        Self::with_options(router, Options::default())
+        let options = Options::default();
+        Self {
+            router,
+            load: Load::new(&options),
+            options: Arc::new(options),
+            peer: None,
+        }
     }
 }
 
 impl RouterService {
     /// The HTTP/1.1 side of a server.
-    pub(crate) fn of_server(router: Router, options: &Options, peer: PeerAddr) -> Self {
-        Self {
-            peer: Some(peer),
-            ..Self::with_options(router, options.clone())
-        }
-    }
-
-    fn with_options(router: Router, options: Options) -> Self {
+    pub(crate) fn of_server(
+        router: Router,
+        options: &Options,
+        load: &Arc<Load>,
+        peer: PeerAddr,
+    ) -> Self {
         Self {
             router,
-            options: Arc::new(options),
-            handlers: Arc::default(),
-            peer: None,
+            options: Arc::new(options.clone()),
+            load: Arc::clone(load),
+            peer: Some(peer),
         }
     }
 
@@ -140,11 +145,8 @@ impl RouterService {
             Ok(handler) => handler,
             Err(status) => return report.refuse(status),
         };
-        let Some(admission) = Admission::try_new(&self) else {
-            return report.refuse(Status::resource_exhausted(format!(
-                "{} handlers are running, as many as this server allows",
-                self.options.max_handlers
-            )));
+        let Some(admission) = Admission::try_new(&self.load) else {
+            return report.refuse(self.load.too_many());
         };
         let deadline = fields.timeout.map(Deadline::after);
         let call = IncomingCall {
@@ -158,7 +160,7 @@ impl RouterService {
             accept: fields.accept,
             compress: self.options.compress,
             limit: self.options.receive_limit,
-            recv: Box::new(RequestBody(body)),
+            recv: Box::new(RequestBody::new(body, &self.load)),
         };
         match handler.by_kind() {
             Ok(handler) => {
@@ -199,26 +201,6 @@ impl RouterService {
                 }
             }
         }
-    }
-}
-
-/// The call's place among the handlers that may run at once.
-struct Admission(Arc<AtomicUsize>);
-
-impl Admission {
-    fn try_new(service: &RouterService) -> Option<Self> {
-        let handlers = Arc::clone(&service.handlers);
-        if handlers.fetch_add(1, Ordering::Relaxed) >= service.options.max_handlers {
-            handlers.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(handlers))
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -295,30 +277,6 @@ fn single_response(single: Single) -> Response<Body> {
     };
     *response.headers_mut() = http_fields::response_fields(&head);
     response
-}
-
-/// A request's body as the receiving half of a call.
-struct RequestBody<B>(B);
-
-impl<B> RecvHalf for RequestBody<B>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
-        loop {
-            return Poll::Ready(match Pin::new(&mut self.0).poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => Ok(Event::End),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => Ok(Event::Data(data)),
-                    // A request has no trailers that mean anything.
-                    Err(_) => continue,
-                },
-                Poll::Ready(Some(Err(error))) => Err(StreamError::Lost(error.into())),
-            });
-        }
-    }
 }
 
 impl<B> tower_service::Service<Request<B>> for RouterService

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use super::unpack::unpack;
 use crate::client::OpenedRecv;
 use crate::codec::Codec;
-use crate::transport::stream::{Event, RecvHalf};
+use crate::transport::stream::{Event, RecvHalf, StreamError};
 use crate::wire::compression::Encoding;
 use crate::wire::message::{self, MessageDecoder, Next};
 use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
@@ -237,6 +237,7 @@ impl<T> RecvStream<T> {
                             }
                             Err(status) => Err(self.fail(status)),
                         },
+                        Err(StreamError::Exhausted(status)) => Err(self.fail(status)),
                         Err(error) => {
                             let status = Status::cancelled("the client ended the call")
                                 .with_source(error.into_status());
@@ -286,10 +287,7 @@ impl<T> RecvStream<T> {
     }
 
     /// Takes in what arrived; nothing when another attempt is made instead.
-    fn client_event(
-        &mut self,
-        event: Result<Event, crate::transport::stream::StreamError>,
-    ) -> Option<Result<bool, Status>> {
+    fn client_event(&mut self, event: Result<Event, StreamError>) -> Option<Result<bool, Status>> {
         let failed = match event {
             Ok(Event::Head(head)) => {
                 if let Source::Open(opened) = &self.source {

@@ -76,6 +76,8 @@ pub(crate) enum StreamError {
     Deadline,
     /// The head of the response is not one of gRPC's.
     Protocol(Status),
+    /// There is no memory for what arrives; servers only.
+    Exhausted(Status),
 }
 
 impl StreamError {
@@ -93,6 +95,7 @@ impl StreamError {
             Self::Violation(what) => Self::Violation(what),
             Self::Deadline => Self::Deadline,
             Self::Protocol(status) => Self::Protocol(status.clone()),
+            Self::Exhausted(status) => Self::Exhausted(status.clone()),
         }
     }
 
@@ -110,7 +113,7 @@ impl StreamError {
                 Status::internal(format!("the peer broke the protocol: {what}"))
             }
             Self::Deadline => Status::deadline_exceeded("the call did not end by its deadline"),
-            Self::Protocol(status) => status,
+            Self::Protocol(status) | Self::Exhausted(status) => status,
         }
     }
 }

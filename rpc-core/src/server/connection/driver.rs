@@ -139,6 +139,7 @@ impl Driver {
             }
             let now = Instant::now().into_std();
             state.machine.take_output(&mut wire.writing, now);
+            state.settle();
             wake_roomy(&mut state, &mut self.batch.wakers);
             drop(state);
             self.wake_handlers();
@@ -167,6 +168,7 @@ impl Driver {
                 state.on_reset(stream, reason(cause));
             }
         }
+        state.settle();
     }
 
     /// Sees to it that the next deadline is looked at.

@@ -9,7 +9,6 @@ mod heads;
 mod report;
 mod unary;
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::builder::Options;
+use super::load::{Account, Load};
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
@@ -38,16 +38,20 @@ pub(crate) struct Served(Arc<Inner>);
 struct Inner {
     router: Router,
     options: Options,
-    /// Handlers that are running.
-    handlers: AtomicUsize,
+    load: Arc<Load>,
 }
 
 impl Served {
     pub(crate) fn new(router: Router, options: Options) -> Self {
+        let load = Load::new(&options);
+        Self::with_load(router, options, load)
+    }
+
+    pub(crate) fn with_load(router: Router, options: Options, load: Arc<Load>) -> Self {
         Self(Arc::new(Inner {
             router,
             options,
-            handlers: AtomicUsize::new(0),
+            load,
         }))
     }
 
@@ -60,8 +64,12 @@ impl Served {
         match first {
             Ok(Ok(First::Http2(bytes))) => self.serve_http2(io, bytes, peer, shutdown).await,
             Ok(Ok(First::Http1(bytes))) => {
-                let service =
-                    RouterService::of_server(self.0.router.clone(), &self.0.options, peer);
+                let Inner {
+                    router,
+                    options,
+                    load,
+                } = &*self.0;
+                let service = RouterService::of_server(router.clone(), options, load, peer);
                 service.serve_http1(Begun::new(bytes, io), shutdown).await;
             }
             Ok(Ok(First::Other)) => {
@@ -89,7 +97,7 @@ impl Served {
         let now = Instant::now().into_std();
         let machine = Machine::new(Role::Server, config, now);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(machine, now)),
+            state: Mutex::new(State::new(machine, Account::new(&self.0.load), now)),
             wire: Mutex::new(Wire::new(io, first)),
             served: self.0,
             peer,
