@@ -11,6 +11,9 @@ const BUDGET: usize = 256 * 1024 * 1024;
 /// So many of the largest messages there is room for at least unless a server is told otherwise.
 const LARGEST: usize = 4;
 
+/// So many connections that are over may wait for their clients at once.
+const LINGERING: usize = 64;
+
 /// What all connections of a server have taken on together.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -20,6 +23,8 @@ pub(crate) struct Load {
     /// Octets that are held for calls beyond what flow control bounds.
     held: AtomicUsize,
     budget: usize,
+    /// Connections that are over and wait for their clients.
+    lingering: AtomicUsize,
 }
 
 impl Load {
@@ -30,12 +35,19 @@ impl Load {
             max_handlers: options.max_handlers,
             held: AtomicUsize::new(0),
             budget: options.memory_budget.unwrap_or_else(usual),
+            lingering: AtomicUsize::new(0),
         })
     }
 
     /// How many octets are held.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// A place among the connections that wait for their clients, if there is one.
+    pub(crate) fn linger(&self) -> Option<Lingering<'_>> {
+        let place = Lingering(self);
+        (self.lingering.fetch_add(1, Ordering::Relaxed) < LINGERING).then_some(place)
     }
 
     /// Why no handler can run any more.
@@ -52,6 +64,15 @@ impl Load {
             "this server holds as much for its calls as its memory budget of {} bytes allows",
             self.budget
         ))
+    }
+}
+
+/// A place of a connection that waits for its client.
+pub(crate) struct Lingering<'a>(&'a Load);
+
+impl Drop for Lingering<'_> {
+    fn drop(&mut self) {
+        self.0.lingering.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -18,6 +18,14 @@ use crate::transport::http2::socket::{self, Wire};
 /// How many reads there are before others have their turn.
 const READS: u32 = 8;
 
+/// The end of a connection for its client.
+pub(super) enum Last {
+    /// It was told, and can hear it if it goes on being read from.
+    Said,
+    /// It is gone, or does not listen.
+    Nothing,
+}
+
 /// Reads, runs, writes and keeps the time of one connection.
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -44,14 +52,13 @@ impl Driver {
     }
 
     /// Drives until the connection is over.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Last> {
         let shared = Arc::clone(&self.shared);
         let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
         let read = match self.poll_read(&mut wire, cx) {
             Ok(read) => read,
             Err(why) => {
-                self.lose(&why, &mut wire, cx);
-                return Poll::Ready(());
+                return Poll::Ready(self.lose(&why, &mut wire, cx));
             }
         };
         {
@@ -79,15 +86,12 @@ impl Driver {
         self.wake_handlers();
         self.yielded = false;
         if let Err(error) = self.poll_write(&mut wire, cx) {
-            self.lose(&error.to_string(), &mut wire, cx);
-            return Poll::Ready(());
+            return Poll::Ready(self.lose(&error.to_string(), &mut wire, cx));
         }
         let mut state = shared.lock();
         if wire.writing.is_empty() && state.machine.is_finished() {
             state.on_lost();
-            drop(state);
-            let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-            return Poll::Ready(());
+            return Poll::Ready(Last::Said);
         }
         self.arm(&mut state, cx);
         Poll::Pending
@@ -196,20 +200,27 @@ impl Driver {
     }
 
     /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.
-    fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) {
+    fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) -> Last {
         tracing::debug!(peer = %self.shared.peer, error = why, "a connection ended");
         let mut last = Output::default();
         let mut state = self.shared.lock();
         let now = Instant::now().into_std();
         state.machine.take_output(&mut last, now);
+        let has_failed = state.machine.error().is_some();
         state.on_lost();
         drop(state);
-        if socket::poll_write(&mut *wire.io, &mut wire.writing, cx).is_ready() {
-            // What the peer does with it is of no interest any more.
-            let _ = socket::poll_write(&mut *wire.io, &mut last, cx);
+        self.wake_handlers();
+        for output in [&mut wire.writing, &mut last] {
+            let Poll::Ready(Ok(())) = socket::poll_write(&mut *wire.io, output, cx) else {
+                let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
+                return Last::Nothing;
+            };
+        }
+        if has_failed {
+            return Last::Said;
         }
         let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-        self.wake_handlers();
+        Last::Nothing
     }
 }
 

@@ -6,6 +6,7 @@ mod driver;
 mod first;
 mod halves;
 mod heads;
+mod linger;
 mod report;
 mod unary;
 
@@ -13,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rpc_http2::{Config, Connection as Machine, Role};
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::builder::Options;
@@ -25,8 +25,9 @@ use crate::request::PeerAddr;
 use crate::transport::connector::Io;
 use crate::transport::http2::socket::{self, Wire};
 use calls::State;
-use driver::Driver;
+use driver::{Driver, Last};
 use first::{Begun, First};
+use linger::linger;
 
 /// How long a client may take to say what it speaks.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ impl Served {
             Ok(Ok(First::Other)) => {
                 tracing::debug!(%peer, "a connection speaks neither HTTP/2 nor HTTP/1.1");
                 // What it speaks it may not understand; the end it will.
-                let _ = io.shutdown().await;
+                Box::pin(linger(io, &self.0.load)).await;
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended"),
             Err(_) => tracing::debug!(%peer, "a connection said nothing for 10 s"),
@@ -102,9 +103,9 @@ impl Served {
             served: self.0,
             peer,
         });
-        let mut driver = Driver::new(shared);
+        let mut driver = Driver::new(Arc::clone(&shared));
         let mut requested = Some(Box::pin(shutdown.requested()));
-        std::future::poll_fn(move |cx| {
+        let last = std::future::poll_fn(move |cx| {
             if let Some(waiting) = &mut requested
                 && waiting.as_mut().poll(cx).is_ready()
             {
@@ -114,6 +115,14 @@ impl Served {
             driver.poll(cx)
         })
         .await;
+        if matches!(last, Last::Said) {
+            // Nobody writes any more; what is left in the place of the stream takes everything.
+            let io = {
+                let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut wire.io, Box::new(tokio::io::empty()))
+            };
+            Box::pin(linger(io, &shared.served.load)).await;
+        }
     }
 }
 
