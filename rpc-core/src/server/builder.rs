@@ -195,6 +195,9 @@ impl ServerBuilder {
     /// new calls of connections that hold some of it, before they are decoded. Small calls of other
     /// connections go on. A single message that is larger than the budget cannot be taken.
     ///
+    /// Once half of it is used up, a message that has begun and does not go on by 1 KiB/s ends its call
+    /// in the same way after 15 to 30 s; before that only the deadline does.
+    ///
     /// What handlers allocate, the 4 MiB or so of windows and buffers that each connection may use, and
     /// responses over HTTP/1.1 come on top.
     #[must_use]

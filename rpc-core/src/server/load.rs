@@ -115,11 +115,20 @@ impl Account {
         self.load.too_much()
     }
 
+    /// Whether this connection holds anything.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether memory is short enough not to leave it to those who make nothing of it.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_holding() && self.load.held() >= self.load.budget / 2
+    }
+
     /// Whether new calls are not taken: nine tenths of the budget are used up, by this connection
     /// too. One that holds nothing is not made to pay for the others.
     pub(crate) fn is_pressed(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > 0
-            && self.load.held() >= self.load.budget - self.load.budget / 10
+        self.is_holding() && self.load.held() >= self.load.budget - self.load.budget / 10
     }
 }
 
@@ -128,6 +137,8 @@ impl Account {
 pub(crate) struct Held {
     account: Arc<Account>,
     octets: usize,
+    /// How much it was at the last look; 0 before there was one.
+    seen: usize,
 }
 
 impl Held {
@@ -136,6 +147,7 @@ impl Held {
         Self {
             account: Arc::clone(account),
             octets: 0,
+            seen: 0,
         }
     }
 
@@ -161,6 +173,13 @@ impl Held {
         }
         self.octets = octets;
         true
+    }
+
+    /// Whether it is nothing, or new since the last look, or was used, or has grown by so much.
+    pub(crate) fn has_moved(&mut self, enough: usize) -> bool {
+        let octets = self.octets;
+        let seen = std::mem::replace(&mut self.seen, octets);
+        seen == 0 || octets < seen || octets >= seen.saturating_add(enough)
     }
 
     /// Holds no more than this.

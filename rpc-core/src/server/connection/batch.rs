@@ -51,8 +51,8 @@ struct Ready {
     call: Option<IncomingCall>,
     message: Message,
     report: Option<Box<Report>>,
-    /// What the message takes when it did not come in one piece.
-    held: Option<Held>,
+    /// What the message takes when it did not come in one piece; in a box, since most did.
+    held: Option<Box<Held>>,
 }
 
 /// Where a request's message is.
@@ -72,7 +72,7 @@ struct Polled {
     deadline: Option<Deadline>,
     outcome: Outcome,
     report: Option<Box<Report>>,
-    held: Option<Held>,
+    held: Option<Box<Held>>,
 }
 
 /// What came of a call in this batch.
@@ -420,7 +420,7 @@ impl Batch {
                     call: Some(call),
                     message,
                     report,
-                    held: Some(held),
+                    held: Some(Box::new(held)),
                 });
             }
             Err(status) => {

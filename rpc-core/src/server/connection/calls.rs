@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) account: Arc<Account>,
     /// What is held of large responses that have not gone out.
     replies: Vec<(StreamKey, Held)>,
+    /// When there is a look at messages that are not whole.
+    pub(super) look: Option<std::time::Instant>,
     plain: Template,
     #[cfg(feature = "gzip")]
     gzip: Template,
@@ -88,7 +90,7 @@ pub(super) struct Inbox {
     pub(super) end: Option<Result<(), Arc<str>>>,
     pub(super) reader: Option<Waker>,
     /// A message that is not whole, whose octets have been given back to the windows.
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
 }
 
 impl Inbox {
@@ -127,6 +129,7 @@ impl State {
             reports: Reports::new(),
             account,
             replies: Vec::new(),
+            look: None,
             plain: fields::response_template(Encoding::Identity),
             #[cfg(feature = "gzip")]
             gzip: fields::response_template(Encoding::Gzip),

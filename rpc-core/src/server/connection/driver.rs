@@ -172,12 +172,14 @@ impl Driver {
                 state.on_reset(stream, reason(cause));
             }
         }
+        state.look_at_parts(now);
         state.settle();
     }
 
     /// Sees to it that the next deadline is looked at.
     fn arm(&mut self, state: &mut State, cx: &mut Context<'_>) {
-        let next = [state.machine.next_timeout(), state.wheel.next()];
+        let look = state.next_look(|| Instant::now().into_std());
+        let next = [state.machine.next_timeout(), state.wheel.next(), look];
         let Some(next) = next.into_iter().flatten().min() else {
             return;
         };

@@ -24,7 +24,7 @@ pub(super) struct Hold {
     pub(super) key: StreamKey,
     pub(super) admission: Option<Admission>,
     /// What the request takes, until its handler has ended.
-    pub(super) _held: Option<Held>,
+    pub(super) _held: Option<Box<Held>>,
 }
 
 impl Hold {

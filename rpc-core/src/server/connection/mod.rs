@@ -7,6 +7,7 @@ mod first;
 mod halves;
 mod heads;
 mod linger;
+mod patience;
 mod report;
 mod unary;
 

@@ -28,7 +28,7 @@ pub(super) fn go_on(
     deadline: Option<Deadline>,
     future: BoxFuture<'static, Result<Single, Status>>,
     report: Option<Box<Report>>,
-    held: Option<Held>,
+    held: Option<Box<Held>>,
 ) {
     let load = &shared.served.load;
     let Some(admission) = Admission::try_new(load) else {
