@@ -57,6 +57,10 @@ where
             });
         }
     }
+
+    fn account(&self) -> Option<Arc<Account>> {
+        Some(Arc::clone(&self.account))
+    }
 }
 
 /// How much has arrived of a message that is not whole, its prefix with it.

@@ -12,10 +12,14 @@ use tokio::time::Sleep;
 use super::unpack::unpack;
 use crate::client::OpenedRecv;
 use crate::codec::Codec;
+use crate::server::Held;
 use crate::transport::stream::{Event, RecvHalf, StreamError};
 use crate::wire::compression::Encoding;
 use crate::wire::message::{self, MessageDecoder, Next};
 use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
+
+/// Messages from this size on count against the budget of a server while their handlers run.
+const HELD: usize = 64 * 1024;
 
 /// The messages that arrive in a call: requests in a handler, responses at a client.
 ///
@@ -199,6 +203,26 @@ impl<T> RecvStream<T> {
                 Poll::Ready(Ok(false)) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Err(status)) => return Poll::Ready(Err(status)),
             }
+        }
+    }
+
+    /// Holds the budget of the server for the last message, when it is a large one.
+    pub(crate) fn hold(&self) -> Result<Option<Held>, Status> {
+        let length = self.decoder.last();
+        let Source::Server(recv) = &self.source else {
+            return Ok(None);
+        };
+        if length < HELD {
+            return Ok(None);
+        }
+        let Some(account) = recv.account() else {
+            return Ok(None);
+        };
+        let mut held = Held::new(&account);
+        if held.set(length) {
+            Ok(Some(held))
+        } else {
+            Err(account.too_much())
         }
     }
 

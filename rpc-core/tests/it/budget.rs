@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use rpc_core::server::{HeldMemory, ServerBuilder};
-use rpc_core::{Channel, Request, Server};
+use rpc_core::server::{
+    HeldMemory, ServerBuilder, ServerCall, ServerInterceptor, ServerNext, ServerReply,
+};
+use rpc_core::{Channel, Request, Server, Status};
 use rpc_http2::frame::{flag, kind};
 use rpc_testkit::proto::{Message, StreamRequest, TestClient, TestServer};
 use rpc_testkit::raw::{Frame, RawClient, RawReader, frame, message, reset};
@@ -179,29 +181,66 @@ async fn what_a_call_holds_is_given_back_however_it_ends() {
     }
 }
 
-#[tokio::test]
-async fn a_request_is_held_while_its_handler_runs() {
-    let (server, held) = serve(|builder| builder).await;
-    let (mut client, _reader) = raw(&server).await;
-    let (stream, frames) = unfinished(&mut client, HANG);
-    client.write(&frames).await.unwrap();
-    until(&held, |bytes| bytes == LARGEST + 4).await;
-    let last = frame(kind::DATA, flag::END_STREAM, stream, &[7]);
-    client.write(&last).await.unwrap();
-    let test = self::client(&server).await;
+/// Waits until a handler of `Hang` has started.
+async fn started(server: &Running) {
+    let test = client(server).await;
     soon(async {
-        while test
-            .dropped(Message::default())
-            .await
-            .unwrap()
-            .get_ref()
-            .started
-            == 0
-        {}
+        loop {
+            let counts = test.dropped(Message::default()).await.unwrap();
+            if counts.get_ref().started > 0 {
+                return;
+            }
+        }
     })
     .await;
-    assert!(held.bytes() >= LARGEST);
-    client.write(&reset(stream, 8)).await.unwrap();
+}
+
+/// An interceptor that does nothing, and by which calls take another way.
+struct Through;
+
+impl ServerInterceptor for Through {
+    async fn intercept(
+        &self,
+        call: ServerCall,
+        next: ServerNext<'_>,
+    ) -> Result<ServerReply, Status> {
+        next.run(call).await
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_held_while_its_handler_runs() {
+    let same = |builder| builder;
+    let behind = |builder: ServerBuilder| builder.interceptor(Through);
+    for (server, held) in [serve(same).await, serve(behind).await] {
+        let (mut client, _reader) = raw(&server).await;
+        let (stream, frames) = unfinished(&mut client, HANG);
+        client.write(&frames).await.unwrap();
+        until(&held, |bytes| bytes == LARGEST + 4).await;
+        let last = frame(kind::DATA, flag::END_STREAM, stream, &[7]);
+        client.write(&last).await.unwrap();
+        started(&server).await;
+        assert!(held.bytes() >= LARGEST, "{}", held.bytes());
+        client.write(&reset(stream, 8)).await.unwrap();
+        until(&held, |bytes| bytes == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_over_http_1_is_held_while_its_handler_runs() {
+    let (server, held) = serve(|builder| builder).await;
+    let address = server.uri.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = whole(LARGEST - 4);
+    let head = format!(
+        "POST {HANG} HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    started(&server).await;
+    assert!(held.bytes() >= LARGEST, "{}", held.bytes());
+    drop(stream);
     until(&held, |bytes| bytes == 0).await;
 }
 

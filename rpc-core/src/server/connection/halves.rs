@@ -11,7 +11,7 @@ use super::calls::{Stage, State, payload};
 use super::report::{Report, tell};
 use crate::Status;
 use crate::server::handler::{Finished, Single};
-use crate::server::load::{Admission, Held};
+use crate::server::load::{Account, Admission, Held};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -150,6 +150,10 @@ impl RecvHalf for Requests {
                 Poll::Pending
             }
         }
+    }
+
+    fn account(&self) -> Option<Arc<Account>> {
+        Some(Arc::clone(&self.shared.lock().account))
     }
 }
 
