@@ -1,6 +1,8 @@
 //! What a port answers to those who speak something else than HTTP/2.
 
-use rpc_testkit::serve;
+use rpc_core::{Server, ServerTls};
+use rpc_testkit::proto::TestServer;
+use rpc_testkit::{TestService, run, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -90,4 +92,33 @@ async fn who_is_not_understood_is_closed_without_a_reset() {
         tokio::task::yield_now().await;
     }
     assert!(stream.take_error().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_fails_to_shake_hands_hears_why() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls = ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem()).unwrap();
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .tls(tls)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
+    let address = server.local_addr().to_string();
+    let _server = run(server);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // A handshake message of an unknown kind.
+    stream
+        .write_all(b"\x16\x03\x01\0\x04\x63\0\0\0")
+        .await
+        .unwrap();
+    let mut answer = vec![0; 5];
+    stream.read_exact(&mut answer).await.unwrap();
+    for _ in 0..20 {
+        stream.write_all(&[0; 1000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    stream.read_to_end(&mut answer).await.unwrap();
+    // An alert, and a fatal one.
+    assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
 }

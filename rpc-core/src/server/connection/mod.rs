@@ -78,11 +78,17 @@ impl Served {
             Ok(Ok(First::Other)) => {
                 tracing::debug!(%peer, "a connection speaks neither HTTP/2 nor HTTP/1.1");
                 // What it speaks it may not understand; the end it will.
-                Box::pin(linger(io, &self.0.load)).await;
+                self.close(io).await;
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended"),
             Err(_) => tracing::debug!(%peer, "a connection did not say in time what it speaks"),
         }
+    }
+
+    /// Closes a stream so that the client hears what was said to it last.
+    pub(crate) async fn close(&self, io: Box<dyn Io>) {
+        // In a box: few connections end this way, and each would have the room for it.
+        Box::pin(linger(io, &self.0.load)).await;
     }
 
     async fn serve_http2(
