@@ -20,7 +20,8 @@ use super::request::RequestBody;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
 use crate::server::{
-    Admission, Finished, IncomingCall, Load, Options, Router, ShutdownHandle, Single, guarded,
+    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ShutdownHandle,
+    Single, guarded,
 };
 use crate::transport::stream::SendHalf;
 use crate::wire::compression::ACCEPT;
@@ -31,6 +32,8 @@ use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// How much of a connection is buffered over HTTP/1.1, so the longest head too.
 const MAX_HEADERS: usize = 16 * 1024;
+/// Responses from this size on count against the budget until they are written.
+const HELD: usize = 64 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
 /// with hyper.
@@ -169,10 +172,13 @@ impl RouterService {
                     .and_then(|outcome| outcome);
                 drop(admission);
                 match outcome {
-                    Ok(single) => {
-                        report.finished(None);
-                        single_response(single)
-                    }
+                    Ok(single) => match hold(&self.load, single.message.len()) {
+                        Ok(held) => {
+                            report.finished(None);
+                            single_response(single, held)
+                        }
+                        Err(status) => report.refuse(status),
+                    },
                     Err(status) => report.refuse(status),
                 }
             }
@@ -267,10 +273,24 @@ fn trailers_only(trailers: &Trailers) -> Response<Body> {
     response
 }
 
-fn single_response(single: Single) -> Response<Body> {
+/// Holds the budget for a large response.
+fn hold(load: &Arc<Load>, length: usize) -> Result<Option<Held>, Status> {
+    if length < HELD {
+        return Ok(None);
+    }
+    let account = Account::new(load);
+    let mut held = Held::new(&account);
+    if held.set(length) {
+        Ok(Some(held))
+    } else {
+        Err(account.too_much())
+    }
+}
+
+fn single_response(single: Single, held: Option<Held>) -> Response<Body> {
     let mut trailers = http::HeaderMap::with_capacity(2);
     http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
-    let mut response = Response::new(Body::single(single.message, trailers));
+    let mut response = Response::new(Body::single(single.message, trailers, held));
     let head = ResponseHead {
         encoding: single.encoding,
         metadata: single.metadata,

@@ -198,8 +198,9 @@ impl ServerBuilder {
     /// Once half of it is used up, a message that has begun and does not go on by 1 KiB/s ends its call
     /// in the same way after 15 to 30 s; before that only the deadline does.
     ///
-    /// What handlers allocate, the 4 MiB or so of windows and buffers that each connection may use, and
-    /// responses over HTTP/1.1 come on top.
+    /// What handlers allocate comes on top, and what flow control bounds for each connection: 4 MiB of
+    /// unsent responses, and received messages of streams that their handlers have not read, 4 MiB at
+    /// first and up to 32 MiB where the network holds as much.
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.options.memory_budget = Some(bytes);

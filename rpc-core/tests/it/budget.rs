@@ -368,3 +368,35 @@ async fn honest_streams_hold_nothing_once_they_are_over() {
     assert!(responses.recv().await.unwrap().is_none());
     until(&held, |bytes| bytes == 0).await;
 }
+
+#[tokio::test]
+async fn a_large_response_over_http_1_is_held_until_it_is_written() {
+    const LARGE: usize = 32 * 1024 * 1024;
+    let change = |builder: ServerBuilder| {
+        builder
+            .max_receive_message_size(LARGE)
+            .memory_budget(2 * LARGE)
+    };
+    let (server, held) = serve(change).await;
+    let address = server.uri.trim_start_matches("http://");
+    let body = whole(LARGE - 100);
+    let head = format!(
+        "POST {ECHO} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    for reads in [true, false] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        // The sockets take less than that.
+        let mut answer = vec![0; 1000];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert!(held.bytes() >= LARGE - 100, "{}", held.bytes());
+        if reads {
+            soon(stream.read_to_end(&mut answer)).await.unwrap();
+            assert!(answer.len() > LARGE - 100);
+        }
+        drop(stream);
+        until(&held, |bytes| bytes == 0).await;
+    }
+}
