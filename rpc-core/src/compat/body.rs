@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::fields;
 use super::outbox::{Inbox, Next};
+use crate::server::Held;
 
 /// The body of a gRPC response.
 pub struct Body(Kind);
@@ -19,6 +20,8 @@ enum Kind {
     Single {
         message: Option<Bytes>,
         trailers: Option<HeaderMap>,
+        /// What the message takes until the trailers follow it, which is when it has been written.
+        held: Option<Held>,
     },
     Stream {
         inbox: Inbox,
@@ -50,10 +53,11 @@ impl Body {
         Self(Kind::Empty)
     }
 
-    pub(super) fn single(message: Bytes, trailers: HeaderMap) -> Self {
+    pub(super) fn single(message: Bytes, trailers: HeaderMap, held: Option<Held>) -> Self {
         Self(Kind::Single {
             message: Some(message),
             trailers: Some(trailers),
+            held,
         })
     }
 
@@ -76,11 +80,15 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         let next = match &mut this.0 {
             Kind::Empty => return Poll::Ready(None),
-            Kind::Single { message, trailers } => {
-                let frame = message
-                    .take()
-                    .map(Frame::data)
-                    .or_else(|| trailers.take().map(Frame::trailers));
+            Kind::Single {
+                message,
+                trailers,
+                held,
+            } => {
+                let frame = message.take().map(Frame::data).or_else(|| {
+                    *held = None;
+                    trailers.take().map(Frame::trailers)
+                });
                 return Poll::Ready(frame.map(Ok));
             }
             Kind::Stream { inbox, _handler: _ } => match inbox.poll_next(cx) {

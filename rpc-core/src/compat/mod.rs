@@ -3,6 +3,7 @@
 mod body;
 mod fields;
 mod outbox;
+mod request;
 mod service;
 
 pub use body::Body;

@@ -2,9 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +16,14 @@ use tokio::time::Instant;
 use super::body::{AbortOnDrop, Body};
 use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
+use super::request::RequestBody;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
-use crate::server::{Finished, IncomingCall, Options, Router, ShutdownHandle, Single, guarded};
-use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
+use crate::server::{
+    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ShutdownHandle,
+    Single, guarded,
+};
+use crate::transport::stream::SendHalf;
 use crate::wire::compression::ACCEPT;
 use crate::wire::head::{ContentType, ResponseHead, Trailers};
 use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
@@ -30,6 +32,8 @@ use crate::{BoxFuture, Code, Deadline, Extensions, Metadata, Status};
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// How much of a connection is buffered over HTTP/1.1, so the longest head too.
 const MAX_HEADERS: usize = 16 * 1024;
+/// Responses from this size on count against the budget until they are written.
+const HELD: usize = 64 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
 /// with hyper.
@@ -37,7 +41,7 @@ const MAX_HEADERS: usize = 16 * 1024;
 pub struct RouterService {
     router: Router,
     options: Arc<Options>,
-    handlers: Arc<AtomicUsize>,
+    load: Arc<Load>,
     peer: Option<PeerAddr>,
 }
 
@@ -51,25 +55,29 @@ impl std::fmt::Debug for RouterService {
 
 impl From<Router> for RouterService {
     fn from(router: Router) -> Self {
-        Self::with_options(router, Options::default())
+        let options = Options::default();
+        Self {
+            router,
+            load: Load::new(&options),
+            options: Arc::new(options),
+            peer: None,
+        }
     }
 }
 
 impl RouterService {
     /// The HTTP/1.1 side of a server.
-    pub(crate) fn of_server(router: Router, options: &Options, peer: PeerAddr) -> Self {
-        Self {
-            peer: Some(peer),
-            ..Self::with_options(router, options.clone())
-        }
-    }
-
-    fn with_options(router: Router, options: Options) -> Self {
+    pub(crate) fn of_server(
+        router: Router,
+        options: &Options,
+        load: &Arc<Load>,
+        peer: PeerAddr,
+    ) -> Self {
         Self {
             router,
-            options: Arc::new(options),
-            handlers: Arc::default(),
-            peer: None,
+            options: Arc::new(options.clone()),
+            load: Arc::clone(load),
+            peer: Some(peer),
         }
     }
 
@@ -120,7 +128,12 @@ impl RouterService {
             return http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
         let started = Instant::now();
-        let path: Arc<str> = parts.uri.path().into();
+        // With the query: what is no path of a method over HTTP/2 is none here either.
+        let path: Arc<str> = parts
+            .uri
+            .path_and_query()
+            .map_or("", |path| path.as_str())
+            .into();
         let mut report = Report {
             service: self.clone(),
             path: Arc::clone(&path),
@@ -135,11 +148,8 @@ impl RouterService {
             Ok(handler) => handler,
             Err(status) => return report.refuse(status),
         };
-        let Some(admission) = Admission::try_new(&self) else {
-            return report.refuse(Status::resource_exhausted(format!(
-                "{} handlers are running, as many as this server allows",
-                self.options.max_handlers
-            )));
+        let Some(admission) = Admission::try_new(&self.load) else {
+            return report.refuse(self.load.too_many());
         };
         let deadline = fields.timeout.map(Deadline::after);
         let call = IncomingCall {
@@ -153,7 +163,7 @@ impl RouterService {
             accept: fields.accept,
             compress: self.options.compress,
             limit: self.options.receive_limit,
-            recv: Box::new(RequestBody(body)),
+            recv: Box::new(RequestBody::new(body, &self.load)),
         };
         match handler.by_kind() {
             Ok(handler) => {
@@ -162,10 +172,13 @@ impl RouterService {
                     .and_then(|outcome| outcome);
                 drop(admission);
                 match outcome {
-                    Ok(single) => {
-                        report.finished(None);
-                        single_response(single)
-                    }
+                    Ok(single) => match hold(&self.load, single.message.len()) {
+                        Ok(held) => {
+                            report.finished(None);
+                            single_response(single, held)
+                        }
+                        Err(status) => report.refuse(status),
+                    },
                     Err(status) => report.refuse(status),
                 }
             }
@@ -194,26 +207,6 @@ impl RouterService {
                 }
             }
         }
-    }
-}
-
-/// The call's place among the handlers that may run at once.
-struct Admission(Arc<AtomicUsize>);
-
-impl Admission {
-    fn try_new(service: &RouterService) -> Option<Self> {
-        let handlers = Arc::clone(&service.handlers);
-        if handlers.fetch_add(1, Ordering::Relaxed) >= service.options.max_handlers {
-            handlers.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(handlers))
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -280,40 +273,30 @@ fn trailers_only(trailers: &Trailers) -> Response<Body> {
     response
 }
 
-fn single_response(single: Single) -> Response<Body> {
+/// Holds the budget for a large response.
+fn hold(load: &Arc<Load>, length: usize) -> Result<Option<Held>, Status> {
+    if length < HELD {
+        return Ok(None);
+    }
+    let account = Account::new(load);
+    let mut held = Held::new(&account);
+    if held.set(length) {
+        Ok(Some(held))
+    } else {
+        Err(account.too_much())
+    }
+}
+
+fn single_response(single: Single, held: Option<Held>) -> Response<Body> {
     let mut trailers = http::HeaderMap::with_capacity(2);
     http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
-    let mut response = Response::new(Body::single(single.message, trailers));
+    let mut response = Response::new(Body::single(single.message, trailers, held));
     let head = ResponseHead {
         encoding: single.encoding,
         metadata: single.metadata,
     };
     *response.headers_mut() = http_fields::response_fields(&head);
     response
-}
-
-/// A request's body as the receiving half of a call.
-struct RequestBody<B>(B);
-
-impl<B> RecvHalf for RequestBody<B>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
-        loop {
-            return Poll::Ready(match Pin::new(&mut self.0).poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => Ok(Event::End),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => Ok(Event::Data(data)),
-                    // A request has no trailers that mean anything.
-                    Err(_) => continue,
-                },
-                Poll::Ready(Some(Err(error))) => Err(StreamError::Lost(error.into())),
-            });
-        }
-    }
 }
 
 impl<B> tower_service::Service<Request<B>> for RouterService

@@ -71,7 +71,10 @@ impl Accepting {
         if let Some(tls) = self.tls {
             match tokio::time::timeout(HANDSHAKE, tls.accept(io)).await {
                 Ok(Ok(io)) => self.served.serve(io, peer, self.goaway).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Ok(Err((error, io))) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    self.served.close(io).await;
+                }
                 Err(_) => tracing::debug!("a TLS handshake took longer than 10 s"),
             }
             return;

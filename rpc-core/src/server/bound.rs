@@ -13,6 +13,7 @@ use super::accept::Accepting;
 use super::builder::ServerBuilder;
 use super::connection::Served;
 use super::listener::{Listener, ServeError};
+use super::load::Load;
 use super::shutdown::{ShutdownHandle, ShutdownHook};
 
 /// Where a server listens.
@@ -44,12 +45,25 @@ impl fmt::Display for BoundAddr {
     }
 }
 
+/// What a server holds for its calls at the moment, for a gauge.
+#[derive(Clone, Debug)]
+pub struct HeldMemory(Arc<Load>);
+
+impl HeldMemory {
+    /// How many bytes count against [`ServerBuilder::memory_budget`] now.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.held()
+    }
+}
+
 /// A server whose socket is open; connections wait until it serves.
 pub struct BoundServer {
     builder: ServerBuilder,
     listeners: Vec<Listener>,
     address: BoundAddr,
     shutdown: ShutdownHandle,
+    load: Arc<Load>,
 }
 
 impl fmt::Debug for BoundServer {
@@ -67,6 +81,7 @@ impl BoundServer {
         address: BoundAddr,
     ) -> Self {
         Self {
+            load: Load::new(&builder.options),
             builder,
             listeners,
             address,
@@ -109,6 +124,12 @@ impl BoundServer {
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.shutdown.clone()
+    }
+
+    /// How much the server holds for its calls, to be watched while it serves.
+    #[must_use]
+    pub fn held_memory(&self) -> HeldMemory {
+        HeldMemory(Arc::clone(&self.load))
     }
 
     /// Serves until SIGTERM or ctrl-c, then ends gracefully.
@@ -161,12 +182,13 @@ impl BoundServer {
             listeners,
             address,
             shutdown,
+            load,
         } = self;
         let goaway = ShutdownHandle::new();
         let slots = builder.max_connections.min(Semaphore::MAX_PERMITS);
         let accepting = Accepting {
             slots: Arc::new(Semaphore::new(slots)),
-            served: Served::new(builder.router.clone(), builder.options.clone()),
+            served: Served::with_load(builder.router.clone(), builder.options.clone(), load),
             #[cfg(feature = "tls")]
             tls: builder.tls.clone(),
             goaway: goaway.clone(),

@@ -44,6 +44,7 @@ pub(crate) struct Options {
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_handlers: usize,
     pub(crate) receive_limit: usize,
+    pub(crate) memory_budget: Option<usize>,
     pub(crate) limits: Limits,
     pub(crate) compress: Encoding,
     pub(crate) observers: Vec<Arc<dyn CallObserver>>,
@@ -55,6 +56,7 @@ impl Default for Options {
             max_concurrent_streams: 256,
             max_handlers: usize::MAX >> 4,
             receive_limit: DEFAULT_RECEIVE_LIMIT,
+            memory_budget: None,
             limits: Limits::default(),
             compress: Encoding::Identity,
             observers: Vec::new(),
@@ -181,6 +183,27 @@ impl ServerBuilder {
     #[must_use]
     pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
         self.options.receive_limit = bytes;
+        self
+    }
+
+    /// How many bytes the server holds for all calls together, beyond what flow control bounds; by
+    /// default 256 MiB, or four messages of the largest size when that is more.
+    ///
+    /// Counted are messages of which a part has arrived, requests that did not come in one piece while
+    /// their handlers run, and large responses that the client does not take. A call that would hold
+    /// more than there is left ends with `RESOURCE_EXHAUSTED`; and once nine tenths are used up, so do
+    /// new calls of connections that hold some of it, before they are decoded. Small calls of other
+    /// connections go on. A single message that is larger than the budget cannot be taken.
+    ///
+    /// Once half of it is used up, a message that has begun and does not go on by 1 KiB/s ends its call
+    /// in the same way after 15 to 30 s; before that only the deadline does.
+    ///
+    /// What handlers allocate comes on top, and what flow control bounds for each connection: 4 MiB of
+    /// unsent responses, and received messages of streams that their handlers have not read, 4 MiB at
+    /// first and up to 32 MiB where the network holds as much.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.options.memory_budget = Some(bytes);
         self
     }
 

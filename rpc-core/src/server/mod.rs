@@ -8,13 +8,14 @@ mod function;
 mod handler;
 mod interceptor;
 mod listener;
+mod load;
 mod pace;
 mod router;
 mod send;
 mod shutdown;
 mod slot;
 
-pub use bound::{BoundAddr, BoundServer};
+pub use bound::{BoundAddr, BoundServer, HeldMemory};
 pub use builder::{Server, ServerBuilder};
 #[doc(hidden)]
 pub use function::{Answers, Streams};
@@ -29,3 +30,4 @@ pub use shutdown::{ShutdownHandle, ShutdownHook};
 
 pub(crate) use builder::Options;
 pub(crate) use handler::{IncomingCall, Single, guarded};
+pub(crate) use load::{Account, Admission, Held, Load};

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::handler::{Finished, Handler, IncomingCall, Single};
 use super::interceptor::{Interceptors, ServerInterceptor};
+use super::load::Held;
 use super::pace::{Dispatch, Pace};
 use super::send::SendStream;
 use super::slot::{Answer, Unary, UnaryHandler};
@@ -139,7 +140,9 @@ impl Service {
             Box::pin(async move {
                 let responses = Head::of(&mut call).stream(send, response);
                 match read_single(&mut call, request).await {
-                    Ok(message) => handler(state, call.into_request(|_| message), responses).await,
+                    Ok((message, _held)) => {
+                        handler(state, call.into_request(|_| message), responses).await
+                    }
                     Err(status) => Finished(Err(status)),
                 }
             }) as crate::BoxFuture<'static, _>
@@ -194,12 +197,16 @@ pub(crate) async fn read_and_start(
     handler: Arc<dyn UnaryHandler>,
     mut call: IncomingCall,
 ) -> Result<Single, Status> {
-    let message = read_single(&mut call, Codec::raw()).await?;
+    let (message, _held) = read_single(&mut call, Codec::raw()).await?;
     handler.start(call, message).await
 }
 
-/// Reads the one request of a call and the end of its stream.
-async fn read_single<Q>(call: &mut IncomingCall, codec: Codec<Q>) -> Result<Q, Status> {
+/// Reads the one request of a call and the end of its stream. What it holds of the budget is given
+/// back once the handler is done with it.
+async fn read_single<Q>(
+    call: &mut IncomingCall,
+    codec: Codec<Q>,
+) -> Result<(Q, Option<Held>), Status> {
     let recv = std::mem::replace(&mut call.recv, Box::new(Ended));
     let mut stream = RecvStream::server(recv, codec, call.encoding, call.limit);
     let Some(message) = stream.recv().await? else {
@@ -208,13 +215,14 @@ async fn read_single<Q>(call: &mut IncomingCall, codec: Codec<Q>) -> Result<Q, S
             call.path
         )));
     };
+    let held = stream.hold()?;
     if stream.recv().await?.is_some() {
         return Err(Status::internal(format!(
             "the call of {} has more than one request message",
             call.path
         )));
     }
-    Ok(message)
+    Ok((message, held))
 }
 
 pub(crate) struct Ended;

@@ -12,10 +12,14 @@ use tokio::time::Sleep;
 use super::unpack::unpack;
 use crate::client::OpenedRecv;
 use crate::codec::Codec;
-use crate::transport::stream::{Event, RecvHalf};
+use crate::server::Held;
+use crate::transport::stream::{Event, RecvHalf, StreamError};
 use crate::wire::compression::Encoding;
 use crate::wire::message::{self, MessageDecoder, Next};
 use crate::{BoxFuture, Code, Deadline, Metadata, Response, Status};
+
+/// Messages from this size on count against the budget of a server while their handlers run.
+const HELD: usize = 64 * 1024;
 
 /// The messages that arrive in a call: requests in a handler, responses at a client.
 ///
@@ -202,6 +206,26 @@ impl<T> RecvStream<T> {
         }
     }
 
+    /// Holds the budget of the server for the last message, when it is a large one.
+    pub(crate) fn hold(&self) -> Result<Option<Held>, Status> {
+        let length = self.decoder.last();
+        let Source::Server(recv) = &self.source else {
+            return Ok(None);
+        };
+        if length < HELD {
+            return Ok(None);
+        }
+        let Some(account) = recv.account() else {
+            return Ok(None);
+        };
+        let mut held = Held::new(&account);
+        if held.set(length) {
+            Ok(Some(held))
+        } else {
+            Err(account.too_much())
+        }
+    }
+
     /// Whether an error was given already.
     pub(crate) fn has_failed(&self) -> bool {
         self.reported
@@ -237,6 +261,7 @@ impl<T> RecvStream<T> {
                             }
                             Err(status) => Err(self.fail(status)),
                         },
+                        Err(StreamError::Exhausted(status)) => Err(self.fail(status)),
                         Err(error) => {
                             let status = Status::cancelled("the client ended the call")
                                 .with_source(error.into_status());
@@ -286,10 +311,7 @@ impl<T> RecvStream<T> {
     }
 
     /// Takes in what arrived; nothing when another attempt is made instead.
-    fn client_event(
-        &mut self,
-        event: Result<Event, crate::transport::stream::StreamError>,
-    ) -> Option<Result<bool, Status>> {
+    fn client_event(&mut self, event: Result<Event, StreamError>) -> Option<Result<bool, Status>> {
         let failed = match event {
             Ok(Event::Head(head)) => {
                 if let Source::Open(opened) = &self.source {

@@ -1,10 +1,12 @@
 //! The seam between a call and the connection that carries it, one for both sides.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::server::Account;
 use crate::wire::head::{ResponseHead, Trailers};
 use crate::{Code, Status};
 
@@ -25,6 +27,10 @@ pub(crate) enum Event {
 pub(crate) trait RecvHalf: Send {
     /// The next event; room in the flow-control window is given back as data is taken.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>>;
+    /// Where large messages that are taken from it count; servers only.
+    fn account(&self) -> Option<Arc<Account>> {
+        None
+    }
 }
 
 /// The sending half of a stream. Dropping it before the end resets the stream.
@@ -76,6 +82,8 @@ pub(crate) enum StreamError {
     Deadline,
     /// The head of the response is not one of gRPC's.
     Protocol(Status),
+    /// There is no memory for what arrives; servers only.
+    Exhausted(Status),
 }
 
 impl StreamError {
@@ -93,6 +101,7 @@ impl StreamError {
             Self::Violation(what) => Self::Violation(what),
             Self::Deadline => Self::Deadline,
             Self::Protocol(status) => Self::Protocol(status.clone()),
+            Self::Exhausted(status) => Self::Exhausted(status.clone()),
         }
     }
 
@@ -110,7 +119,7 @@ impl StreamError {
                 Status::internal(format!("the peer broke the protocol: {what}"))
             }
             Self::Deadline => Status::deadline_exceeded("the call did not end by its deadline"),
-            Self::Protocol(status) => status,
+            Self::Protocol(status) | Self::Exhausted(status) => status,
         }
     }
 }

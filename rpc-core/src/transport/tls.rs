@@ -149,7 +149,11 @@ impl ServerTls {
         Self::from_pem(read(chain.as_ref())?, read(key.as_ref())?)
     }
 
-    pub(crate) async fn accept(&self, io: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
-        Ok(Box::new(self.0.accept(io).await?))
+    /// Shakes hands; a stream on which that failed has been told why, and comes back.
+    pub(crate) async fn accept(
+        &self,
+        io: Box<dyn Io>,
+    ) -> Result<Box<dyn Io>, (io::Error, Box<dyn Io>)> {
+        Ok(Box::new(self.0.accept(io).into_fallible().await?))
     }
 }

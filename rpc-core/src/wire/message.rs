@@ -63,6 +63,8 @@ pub(crate) struct MessageDecoder {
     header: Option<(bool, usize)>,
     encoding: Encoding,
     limit: usize,
+    /// The length of the last message, as it came.
+    last: usize,
 }
 
 /// What comes next in a stream of messages.
@@ -82,7 +84,13 @@ impl MessageDecoder {
             header: None,
             encoding,
             limit,
+            last: 0,
         }
+    }
+
+    /// How long the last message was when it arrived.
+    pub(crate) fn last(&self) -> usize {
+        self.last
     }
 
     pub(crate) fn set_encoding(&mut self, encoding: Encoding) {
@@ -110,6 +118,7 @@ impl MessageDecoder {
             return None;
         }
         let result = act(front.get(PREFIX..PREFIX + length)?);
+        self.last = length;
         front.advance(PREFIX + length);
         self.buffered -= PREFIX + length;
         if front.is_empty() {
@@ -161,6 +170,7 @@ impl MessageDecoder {
             return Ok(Next::Missing);
         }
         self.header = None;
+        self.last = length;
         let message = self.take(length);
         if !compressed {
             return Ok(Next::Message(message));

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rpc_core::server::{ServerCall, ServerInterceptor, ServerNext, ServerReply};
 use rpc_core::{Channel, Request, Server, Status};
+use rpc_http2::frame::{flag, kind};
 use rpc_testkit::proto::{Message, TestClient, TestServer};
+use rpc_testkit::raw::{RawClient, frame};
 use rpc_testkit::{FaultProxy, Running, TestService, run};
 
 /// Notes where calls come from.
@@ -110,4 +112,58 @@ async fn what_is_gone_before_it_is_accepted_does_not_delay_the_next() {
     test.echo(Message::default()).await.unwrap();
     // A rest of 50 ms for each would be 5 s.
     assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+/// A connection past the limit waits until another one is gone, and is served then.
+async fn the_limit_is_kept() {
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .max_connections(2)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
+    let server = run(server);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let test = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+        test.echo(Message::default()).await.unwrap();
+        held.push(test);
+    }
+    // The system takes it, the server does not: nothing is said to it.
+    let address = server.uri.trim_start_matches("http://");
+    let (mut client, mut reader) = RawClient::connect(address, &[]).await.unwrap();
+    let (stream, call) = client.call("/testkit.v1.Test/Echo", &[]);
+    client.write(&call).await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_millis(200), reader.next()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    // Those that are in are served meanwhile.
+    for test in &held {
+        test.echo(Message::default()).await.unwrap();
+    }
+    held.pop();
+    soon(async {
+        while let Some(frame) = reader.next().await {
+            if frame.header.stream == stream && frame.header.has(flag::END_STREAM) {
+                return;
+            }
+        }
+        panic!("the connection was closed");
+    })
+    .await;
+    // And the place of one that broke the rules is free again as well.
+    client.write(&frame(kind::DATA, 0, 0, &[])).await.unwrap();
+    soon(async { while reader.next().await.is_some() {} }).await;
+    drop((client, reader));
+    let test = TestClient::new(soon(Channel::connect(&server.uri)).await.unwrap());
+    soon(test.echo(Message::default())).await.unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn connections_past_the_limit_wait_on_one_thread() {
+    the_limit_is_kept().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_past_the_limit_wait_on_many_threads() {
+    the_limit_is_kept().await;
 }

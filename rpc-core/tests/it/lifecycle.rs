@@ -213,6 +213,45 @@ async fn handlers_past_the_cap_are_refused_before_they_run() {
     );
 }
 
+/// A call of `Hang` over HTTP/1.1 that goes on until it is dropped, or its answer.
+async fn hang_over_http_1(uri: &str) -> (tokio::net::TcpStream, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let address = uri.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let call = b"POST /testkit.v1.Test/Hang HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
+    stream.write_all(call).await.unwrap();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_millis(200), read).await;
+    (stream, String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn handlers_over_http_1_count_with_those_of_all_connections() {
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .max_handlers(2)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
+    let server = run(server);
+    let (first, answer) = hang_over_http_1(&server.uri).await;
+    assert_eq!(answer, "");
+    let (second, answer) = hang_over_http_1(&server.uri).await;
+    assert_eq!(answer, "");
+    let (_third, answer) = hang_over_http_1(&server.uri).await;
+    assert!(answer.contains("grpc-status: 8"), "{answer}");
+    // One that goes makes place, for HTTP/2 too.
+    let client = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+    let busy = client.echo(Message::default()).await.unwrap_err();
+    assert_eq!(busy.code(), Code::ResourceExhausted);
+    drop((first, second));
+    let served = async { while client.echo(Message::default()).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), served)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_peer_that_is_no_http2_server_is_found_out_when_connecting() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

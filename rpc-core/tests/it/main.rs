@@ -6,6 +6,7 @@ mod attempts;
 mod bad_input;
 mod bad_server;
 mod balancing;
+mod budget;
 mod calls;
 mod connections;
 mod dropped;

@@ -12,6 +12,8 @@ use rpc_http2::hpack::{Encoder, Template};
 use rpc_testkit::proto::TestServer;
 use rpc_testkit::raw::{RawClient, RawReader, frame, message};
 use rpc_testkit::{TestService, run};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// What interceptors were told: path, service and method.
 #[derive(Clone, Default)]
@@ -175,6 +177,56 @@ async fn no_hostile_path_reaches_a_handler() {
     call(&mut client, &mut reader, ECHO, "localhost").await;
     let reached = told.0.lock().unwrap().clone();
     assert_eq!(reached, [[ECHO, "testkit.v1.Test", "Echo"]]);
+}
+
+/// Whole calls over HTTP/1.1, one after the other; what the server says to the last of them.
+async fn call_http1(address: &str, target: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nhost: localhost\r\nte: trailers\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: 5\r\n\r\n"
+    );
+    let request = [head.as_bytes(), &message(&[])].concat();
+    // A head that is too long is answered before it is taken whole.
+    let _ = stream.write_all(&request).await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_secs(10), read)
+        .await
+        .unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Targets that HTTP/1.1 gives another meaning (RFC 9112 section 3.2.2): the absolute form of the path
+/// itself has to be taken, and a fragment is no part of a target and dropped by whoever parses it.
+const SAME_TARGET: [&str; 2] = [
+    "http://localhost/testkit.v1.Test/Echo",
+    "/testkit.v1.Test/Echo#x",
+];
+
+#[tokio::test]
+async fn no_hostile_path_reaches_a_handler_over_http_1() {
+    let (told, address, _server) = serve().await;
+    let long = format!("/{}/Echo", "x".repeat(40_000));
+    for path in HOSTILE.into_iter().chain(MALFORMED).chain([&*long]) {
+        if SAME_TARGET.contains(&path) {
+            continue;
+        }
+        let answer = call_http1(&address, path).await;
+        let reached = told.0.lock().unwrap().clone();
+        assert!(reached.is_empty(), "{path:?} came through as {reached:?}");
+        let refused = answer.starts_with("HTTP/1.1 4")
+            || (answer.starts_with("HTTP/1.1 200 ") && answer.contains("grpc-status: 12"))
+            // What does not begin like a request is closed, and a reset may take the answer away.
+            || answer.is_empty();
+        assert!(refused, "{path:?} was answered with {answer}");
+    }
+    for target in [ECHO].into_iter().chain(SAME_TARGET) {
+        let answer = call_http1(&address, target).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(!answer.contains("grpc-status: 12"), "{answer}");
+        let reached = std::mem::take(&mut *told.0.lock().unwrap());
+        assert_eq!(reached, [[ECHO, "testkit.v1.Test", "Echo"]]);
+    }
 }
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use super::calls::{Call, Gathering, Inbox, Stage, State};
 use super::driver::{reason, wake_roomy};
 use super::halves::{Hold, Requests, Responses};
 use super::heads::{Heads, RequestHead, Target};
-use super::report::{Admission, Report, tell};
-use super::unary::{self, Timed, go_on, too_many, unpack_and_start};
+use super::report::{Report, tell};
+use super::unary::{self, Timed, go_on, unpack_and_start};
 use crate::server::handler::{CatchPanic, Handler, IncomingCall, Single, panicked};
+use crate::server::load::{Admission, Held};
 use crate::server::pace::SLOW;
 use crate::server::router::Ended;
 use crate::server::slot::{Answer, Ran};
@@ -50,6 +51,8 @@ struct Ready {
     call: Option<IncomingCall>,
     message: Message,
     report: Option<Box<Report>>,
+    /// What the message takes when it did not come in one piece; in a box, since most did.
+    held: Option<Box<Held>>,
 }
 
 /// Where a request's message is.
@@ -69,6 +72,7 @@ struct Polled {
     deadline: Option<Deadline>,
     outcome: Outcome,
     report: Option<Box<Report>>,
+    held: Option<Box<Held>>,
 }
 
 /// What came of a call in this batch.
@@ -126,6 +130,7 @@ impl Batch {
             }
         }
         self.gather(state);
+        state.settle();
         wake_roomy(state, &mut self.wakers);
         Ok(())
     }
@@ -179,9 +184,13 @@ impl Batch {
             (None, None) => Err(Status::unimplemented("the call has no path")),
             (None, Some(target)) => Ok(target),
         };
-        let admission = target.and_then(|target| match Admission::try_new(&shared.served) {
-            Some(admission) => Ok((target, admission)),
-            None => Err(too_many(shared)),
+        let admission = target.and_then(|target| {
+            if state.account.is_pressed() {
+                return Err(state.account.too_much());
+            }
+            let load = &shared.served.load;
+            let admission = Admission::try_new(load).ok_or_else(|| load.too_many())?;
+            Ok((target, admission))
         });
         let (target, admission) = match admission {
             Ok(admitted) => admitted,
@@ -217,6 +226,7 @@ impl Batch {
                         call: Some(call),
                         message: Message::Awaited,
                         report,
+                        held: None,
                     });
                     self.awaits = true;
                     if end {
@@ -234,6 +244,7 @@ impl Batch {
             shared: Arc::clone(shared),
             key,
             admission: Some(admission),
+            _held: None,
         };
         call.recv = Box::new(Requests {
             shared: Arc::clone(shared),
@@ -303,6 +314,7 @@ impl Batch {
             route,
             call,
             assembler,
+            held: Held::new(&state.account),
         };
         state.insert(Call {
             key,
@@ -358,7 +370,12 @@ impl Batch {
                 } else {
                     // A message that is not whole must not wait for the window.
                     let count = std::mem::take(&mut inbox.unconsumed);
+                    let has_room = inbox.hold(&state.account);
                     state.machine.consume(key, count);
+                    if !has_room {
+                        let status = state.account.too_much();
+                        state.end(key.index(), status);
+                    }
                 }
             }
             Stage::Gathering(gathering) => {
@@ -372,6 +389,10 @@ impl Batch {
                         Next::Missing => Message::Awaited,
                     });
                     self.gathered(state, key, message);
+                } else if !gathering.held.set(gathering.assembler.len()) {
+                    // Waiting for room would be waiting for others that wait as well.
+                    let status = state.account.too_much();
+                    state.end(key.index(), status);
                 }
             }
             Stage::InPlace | Stage::Ended => state.machine.consume(key, data.len()),
@@ -390,13 +411,16 @@ impl Batch {
         match message {
             Ok(message) => {
                 let report = call.report.take();
-                let Gathering { route, call, .. } = *gathering;
+                let Gathering {
+                    route, call, held, ..
+                } = *gathering;
                 self.ready.push(Ready {
                     key,
                     route,
                     call: Some(call),
                     message,
                     report,
+                    held: Some(Box::new(held)),
                 });
             }
             Err(status) => {
@@ -422,9 +446,11 @@ impl Batch {
             call: place,
             message,
             report,
+            held,
         } in &mut ready
         {
             let (key, route, report) = (*key, *route, report.take());
+            let held = held.take();
             let Some(call) = place else {
                 continue;
             };
@@ -449,6 +475,7 @@ impl Batch {
                             deadline,
                             outcome: Outcome::Task(scoped),
                             report,
+                            held,
                         });
                     }
                     continue;
@@ -476,6 +503,7 @@ impl Batch {
                     deadline,
                     outcome: Outcome::Task(scoped),
                     report,
+                    held,
                 });
                 continue;
             }
@@ -506,6 +534,7 @@ impl Batch {
                 deadline,
                 outcome,
                 report,
+                held,
             });
             let now = Instant::now();
             if now.duration_since(last) >= SLOW {
@@ -527,6 +556,7 @@ impl Batch {
             deadline,
             outcome,
             report,
+            held,
         } in self.ran.drain(..)
         {
             let status = match outcome {
@@ -542,15 +572,14 @@ impl Batch {
                         message,
                         trailers: answer.trailers,
                     };
-                    state.answer_single(key, single);
-                    None
+                    state.answer_single(key, single)
                 }
                 Outcome::Failed(status) => {
                     state.refuse(key, &status, false);
                     Some(status)
                 }
                 Outcome::Task(future) => {
-                    go_on(shared, &mut state, key, deadline, future, report);
+                    go_on(shared, &mut state, key, deadline, future, report, held);
                     continue;
                 }
             };

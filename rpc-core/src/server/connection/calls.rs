@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::report::{Report, Reports};
 use crate::server::handler::{IncomingCall, Single};
+use crate::server::load::{Account, Held};
 use crate::server::slot::Answer;
 use crate::transport::http2::assembler::Assembler;
 use crate::transport::http2::fields;
@@ -31,6 +32,11 @@ pub(super) struct State {
     pub(super) armed: Option<std::time::Instant>,
     /// Calls that have ended and whose observers do not know.
     reports: Reports,
+    pub(super) account: Arc<Account>,
+    /// What is held of large responses that have not gone out.
+    replies: Vec<(StreamKey, Held)>,
+    /// When there is a look at messages that are not whole.
+    pub(super) look: Option<std::time::Instant>,
     plain: Template,
     #[cfg(feature = "gzip")]
     gzip: Template,
@@ -72,6 +78,7 @@ pub(super) struct Gathering {
     pub(super) route: usize,
     pub(super) call: IncomingCall,
     pub(super) assembler: Assembler,
+    pub(super) held: Held,
 }
 
 /// What has arrived for a handler.
@@ -82,6 +89,8 @@ pub(super) struct Inbox {
     /// How the request ended: whole, or why not.
     pub(super) end: Option<Result<(), Arc<str>>>,
     pub(super) reader: Option<Waker>,
+    /// A message that is not whole, whose octets have been given back to the windows.
+    pub(super) held: Option<Held>,
 }
 
 impl Inbox {
@@ -91,12 +100,26 @@ impl Inbox {
             unconsumed: 0,
             end: ended.then_some(Ok(())),
             reader: None,
+            held: None,
+        }
+    }
+
+    /// Holds what has arrived of a message; false when the budget has no room for it.
+    pub(super) fn hold(&mut self, account: &Arc<Account>) -> bool {
+        let held = self.held.get_or_insert_with(|| Held::new(account));
+        held.set(self.assembler.len())
+    }
+
+    /// Holds no more than is left after the reader has taken something.
+    pub(super) fn taken(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.shrink(self.assembler.len());
         }
     }
 }
 
 impl State {
-    pub(super) fn new(machine: Machine, now: std::time::Instant) -> Self {
+    pub(super) fn new(machine: Machine, account: Arc<Account>, now: std::time::Instant) -> Self {
         Self {
             machine,
             calls: Vec::new(),
@@ -104,6 +127,9 @@ impl State {
             driver: None,
             armed: None,
             reports: Reports::new(),
+            account,
+            replies: Vec::new(),
+            look: None,
             plain: fields::response_template(Encoding::Identity),
             #[cfg(feature = "gzip")]
             gzip: fields::response_template(Encoding::Gzip),
@@ -193,11 +219,36 @@ impl State {
         }
     }
 
-    /// Answers a call with its one response.
-    pub(super) fn answer_single(&mut self, key: StreamKey, single: Single) {
+    /// Answers a call with its one response; gives the status that it ends with instead when the
+    /// response would have to wait and cannot be held meanwhile.
+    pub(super) fn answer_single(&mut self, key: StreamKey, single: Single) -> Option<Status> {
+        let length = single.message.len();
+        let mut held = None;
+        if length >= COPIED && length > self.machine.room(key) {
+            let waiting = held.insert(Held::new(&self.account));
+            if !waiting.set(length) {
+                let status = self.account.too_much();
+                self.refuse(key, &status, false);
+                return Some(status);
+            }
+        }
         self.put_head(key, single.encoding, &single.metadata);
         self.machine.send(key, payload(&single.message), false);
         self.put_ok(key, &single.trailers);
+        if let Some(held) = held
+            && self.machine.room(key) == 0
+        {
+            self.replies.push((key, held));
+        }
+        None
+    }
+
+    /// Lets go of what large responses held that are on their way, or never will be.
+    pub(super) fn settle(&mut self) {
+        if !self.replies.is_empty() {
+            let machine = &mut self.machine;
+            self.replies.retain(|(key, _)| machine.room(*key) == 0);
+        }
     }
 
     /// Ends a streaming response with success.
@@ -239,13 +290,18 @@ impl State {
 
     /// The deadline of a call has passed.
     pub(super) fn expire(&mut self, index: usize) {
+        let status = Status::deadline_exceeded("the handler did not end by the deadline");
+        self.end(index, status);
+    }
+
+    /// Ends a call whatever its handler does.
+    pub(super) fn end(&mut self, index: usize, status: Status) {
         let Some(Some(call)) = self.calls.get_mut(index) else {
             return;
         };
         let key = call.key;
         let stage = std::mem::replace(&mut call.stage, Stage::Ended);
         let report = call.report.take();
-        let status = Status::deadline_exceeded("the handler did not end by the deadline");
         self.fail(key, &status);
         self.ended(report, Some(status));
         match stage {
@@ -306,6 +362,7 @@ impl State {
             self.machine.reset(key, ErrorCode::CANCEL);
             self.on_reset(key, "the connection was lost");
         }
+        self.replies.clear();
     }
 }
 

@@ -21,6 +21,14 @@ const READS: u32 = 8;
 /// A client that leaves so much unread is not read from either: its requests ask for more answers.
 const UNREAD: usize = 1024 * 1024;
 
+/// The end of a connection for its client.
+pub(super) enum Last {
+    /// It was told, and can hear it if it goes on being read from.
+    Said,
+    /// It is gone, or does not listen.
+    Nothing,
+}
+
 /// Reads, runs, writes and keeps the time of one connection.
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -49,14 +57,13 @@ impl Driver {
     }
 
     /// Drives until the connection is over.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Last> {
         let shared = Arc::clone(&self.shared);
         let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
         let read = match self.poll_read(&mut wire, cx) {
             Ok(read) => read,
             Err(why) => {
-                self.lose(&why, &mut wire, cx);
-                return Poll::Ready(());
+                return Poll::Ready(self.lose(&why, &mut wire, cx));
             }
         };
         if read > 0 {
@@ -88,8 +95,7 @@ impl Driver {
         self.yielded = false;
         let held_back = self.leaves_unread(&wire);
         if let Err(error) = self.poll_write(&mut wire, cx) {
-            self.lose(&error.to_string(), &mut wire, cx);
-            return Poll::Ready(());
+            return Poll::Ready(self.lose(&error.to_string(), &mut wire, cx));
         }
         if held_back && !self.leaves_unread(&wire) {
             // Nobody waits for the socket to be readable.
@@ -98,9 +104,7 @@ impl Driver {
         let mut state = shared.lock();
         if wire.writing.is_empty() && state.machine.is_finished() {
             state.on_lost();
-            drop(state);
-            let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-            return Poll::Ready(());
+            return Poll::Ready(Last::Said);
         }
         self.arm(&mut state, cx);
         let alone = state.machine.stream_count() <= 1;
@@ -167,6 +171,7 @@ impl Driver {
             }
             let now = Instant::now().into_std();
             state.machine.take_output(&mut wire.writing, now);
+            state.settle();
             wake_roomy(&mut state, &mut self.batch.wakers);
             drop(state);
             self.wake_handlers();
@@ -195,11 +200,14 @@ impl Driver {
                 state.on_reset(stream, reason(cause));
             }
         }
+        state.look_at_parts(now);
+        state.settle();
     }
 
     /// Sees to it that the next deadline is looked at.
     fn arm(&mut self, state: &mut State, cx: &mut Context<'_>) {
-        let next = [state.machine.next_timeout(), state.wheel.next()];
+        let look = state.next_look(|| Instant::now().into_std());
+        let next = [state.machine.next_timeout(), state.wheel.next(), look];
         let Some(next) = next.into_iter().flatten().min() else {
             return;
         };
@@ -222,20 +230,27 @@ impl Driver {
     }
 
     /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.
-    fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) {
+    fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) -> Last {
         tracing::debug!(peer = %self.shared.peer, error = why, "a connection ended");
         let mut last = Output::default();
         let mut state = self.shared.lock();
         let now = Instant::now().into_std();
         state.machine.take_output(&mut last, now);
+        let has_failed = state.machine.error().is_some();
         state.on_lost();
         drop(state);
-        if socket::poll_write(&mut *wire.io, &mut wire.writing, cx).is_ready() {
-            // What the peer does with it is of no interest any more.
-            let _ = socket::poll_write(&mut *wire.io, &mut last, cx);
+        self.wake_handlers();
+        for output in [&mut wire.writing, &mut last] {
+            let Poll::Ready(Ok(())) = socket::poll_write(&mut *wire.io, output, cx) else {
+                let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
+                return Last::Nothing;
+            };
+        }
+        if has_failed {
+            return Last::Said;
         }
         let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-        self.wake_handlers();
+        Last::Nothing
     }
 }
 

@@ -8,9 +8,10 @@ use rpc_http2::{Payload, StreamKey};
 
 use super::Shared;
 use super::calls::{Stage, State, payload};
-use super::report::{Admission, Report, tell};
+use super::report::{Report, tell};
 use crate::Status;
 use crate::server::handler::{Finished, Single};
+use crate::server::load::{Account, Admission, Held};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -22,6 +23,8 @@ pub(super) struct Hold {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
     pub(super) admission: Option<Admission>,
+    /// What the request takes, until its handler has ended.
+    pub(super) _held: Option<Box<Held>>,
 }
 
 impl Hold {
@@ -32,10 +35,7 @@ impl Hold {
                 return;
             };
             let failure = match outcome {
-                Ok(single) => {
-                    state.answer_single(self.key, single);
-                    None
-                }
+                Ok(single) => state.answer_single(self.key, single),
                 Err(status) => {
                     state.fail(self.key, &status);
                     Some(status)
@@ -128,6 +128,7 @@ impl RecvHalf for Requests {
         };
         if let Some(data) = data {
             let count = std::mem::take(&mut inbox.unconsumed);
+            inbox.taken();
             call.turn = true;
             state.machine.consume(self.key, count);
             let driver = if state.machine.has_output() {
@@ -149,6 +150,10 @@ impl RecvHalf for Requests {
                 Poll::Pending
             }
         }
+    }
+
+    fn account(&self) -> Option<Arc<Account>> {
+        Some(Arc::clone(&self.shared.lock().account))
     }
 }
 

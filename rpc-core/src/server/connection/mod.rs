@@ -6,18 +6,18 @@ mod driver;
 mod first;
 mod halves;
 mod heads;
+mod linger;
+mod patience;
 mod report;
 mod unary;
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use rpc_http2::{Config, Connection as Machine, Role};
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::builder::Options;
+use super::load::{Account, Load};
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
@@ -25,11 +25,9 @@ use crate::request::PeerAddr;
 use crate::transport::connector::Io;
 use crate::transport::http2::socket::{self, Wire};
 use calls::State;
-use driver::Driver;
+use driver::{Driver, Last};
 use first::{Begun, First};
-
-/// How long a client may take to say what it speaks.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+use linger::linger;
 
 /// What all connections of a server share.
 #[derive(Clone)]
@@ -38,40 +36,59 @@ pub(crate) struct Served(Arc<Inner>);
 struct Inner {
     router: Router,
     options: Options,
-    /// Handlers that are running.
-    handlers: AtomicUsize,
+    load: Arc<Load>,
 }
 
 impl Served {
     pub(crate) fn new(router: Router, options: Options) -> Self {
+        let load = Load::new(&options);
+        Self::with_load(router, options, load)
+    }
+
+    pub(crate) fn with_load(router: Router, options: Options, load: Arc<Load>) -> Self {
         Self(Arc::new(Inner {
             router,
             options,
-            handlers: AtomicUsize::new(0),
+            load,
         }))
     }
 
     /// Serves a connection until it closes, or until the calls that were open at the shutdown are done.
     pub(crate) async fn serve(self, mut io: Box<dyn Io>, peer: PeerAddr, shutdown: ShutdownHandle) {
+        // What comes after the first bytes has what is left of this time, not as much again.
+        let accepted = Instant::now();
+        let time = self.0.options.limits.handshake_time;
         let first = tokio::select! {
-            first = tokio::time::timeout(FIRST_BYTES, first::read(&mut io)) => first,
+            first = tokio::time::timeout(time, first::read(&mut io)) => first,
             () = shutdown.requested() => return,
         };
         match first {
-            Ok(Ok(First::Http2(bytes))) => self.serve_http2(io, bytes, peer, shutdown).await,
+            Ok(Ok(First::Http2(bytes))) => {
+                self.serve_http2(io, bytes, peer, shutdown, accepted).await;
+            }
             Ok(Ok(First::Http1(bytes))) => {
-                let service =
-                    RouterService::of_server(self.0.router.clone(), &self.0.options, peer);
+                let Inner {
+                    router,
+                    options,
+                    load,
+                } = &*self.0;
+                let service = RouterService::of_server(router.clone(), options, load, peer);
                 service.serve_http1(Begun::new(bytes, io), shutdown).await;
             }
             Ok(Ok(First::Other)) => {
                 tracing::debug!(%peer, "a connection speaks neither HTTP/2 nor HTTP/1.1");
                 // What it speaks it may not understand; the end it will.
-                let _ = io.shutdown().await;
+                self.close(io).await;
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended"),
-            Err(_) => tracing::debug!(%peer, "a connection said nothing for 10 s"),
+            Err(_) => tracing::debug!(%peer, "a connection did not say in time what it speaks"),
         }
+    }
+
+    /// Closes a stream so that the client hears what was said to it last.
+    pub(crate) async fn close(&self, io: Box<dyn Io>) {
+        // In a box: few connections end this way, and each would have the room for it.
+        Box::pin(linger(io, &self.0.load)).await;
     }
 
     async fn serve_http2(
@@ -80,6 +97,7 @@ impl Served {
         first: Vec<u8>,
         peer: PeerAddr,
         shutdown: ShutdownHandle,
+        accepted: Instant,
     ) {
         let config = Config {
             max_streams: self.0.options.max_concurrent_streams,
@@ -87,16 +105,16 @@ impl Served {
             ..Config::default()
         };
         let now = Instant::now().into_std();
-        let machine = Machine::new(Role::Server, config, now);
+        let machine = Machine::new(Role::Server, config, accepted.into_std());
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(machine, now)),
+            state: Mutex::new(State::new(machine, Account::new(&self.0.load), now)),
             wire: Mutex::new(Wire::new(io, first)),
             served: self.0,
             peer,
         });
-        let mut driver = Driver::new(shared);
+        let mut driver = Driver::new(Arc::clone(&shared));
         let mut requested = Some(Box::pin(shutdown.requested()));
-        std::future::poll_fn(move |cx| {
+        let last = std::future::poll_fn(move |cx| {
             if let Some(waiting) = &mut requested
                 && waiting.as_mut().poll(cx).is_ready()
             {
@@ -106,6 +124,14 @@ impl Served {
             driver.poll(cx)
         })
         .await;
+        if matches!(last, Last::Said) {
+            // Nobody writes any more; what is left in the place of the stream takes everything.
+            let io = {
+                let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut wire.io, Box::new(tokio::io::empty()))
+            };
+            Box::pin(linger(io, &shared.served.load)).await;
+        }
     }
 }
 
@@ -141,6 +167,58 @@ impl Shared {
             if let Some(driver) = driver {
                 driver.wake();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    fn serve() -> (DuplexStream, JoinHandle<()>) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let served = Served::new(Router::new(), Options::default());
+        let serving = served.serve(Box::new(ours), PeerAddr::InProcess, ShutdownHandle::new());
+        (theirs, tokio::spawn(serving))
+    }
+
+    /// Sends each piece after a time, and says when the connection ended and what was said before.
+    async fn ended_after(pieces: &[(u64, &[u8])]) -> (Duration, Vec<u8>) {
+        let start = Instant::now();
+        let (mut client, server) = serve();
+        for (at, piece) in pieces {
+            tokio::time::sleep_until(start + Duration::from_secs(*at)).await;
+            client.write_all(piece).await.unwrap();
+        }
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        let elapsed = start.elapsed();
+        drop(client);
+        server.await.unwrap();
+        (elapsed, said)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn preface_and_settings_share_ten_seconds() {
+        let preface = &rpc_http2::frame::PREFACE[..];
+        for pieces in [
+            &[][..],
+            &[(9, &b"PRI"[..])],
+            &[(9, b"PRI ")],
+            &[(9, preface)],
+            &[(3, b"P"), (6, b"RI * HT"), (9, b"TP/2.0\r\n")],
+        ] {
+            let (elapsed, said) = ended_after(pieces).await;
+            let late = elapsed.checked_sub(Duration::from_secs(10)).unwrap();
+            assert!(late < Duration::from_millis(10), "{pieces:?}: {elapsed:?}");
+            // SETTINGS_TIMEOUT, to those of whom it is known that they speak HTTP/2.
+            let is_told = said.windows(4).any(|word| word == [0, 0, 0, 4]);
+            assert_eq!(is_told, pieces.iter().any(|(_, piece)| piece.len() > 3));
         }
     }
 }

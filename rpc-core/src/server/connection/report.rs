@@ -1,32 +1,12 @@
-//! What a server knows of its calls: how many run, and how each ended.
+//! How calls ended, for those who observe it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::{Inner, Shared};
+use super::Shared;
 use crate::Status;
 use crate::client::FinishedCall;
-
-/// The call's place among the handlers that may run at once.
-pub(super) struct Admission(Arc<Inner>);
-
-impl Admission {
-    pub(super) fn try_new(inner: &Arc<Inner>) -> Option<Self> {
-        if inner.handlers.fetch_add(1, Ordering::Relaxed) >= inner.options.max_handlers {
-            inner.handlers.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(Arc::clone(inner)))
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.0.handlers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Tells the observers how a call ended, if there are any.
 pub(super) struct Report {

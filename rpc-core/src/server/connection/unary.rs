@@ -11,20 +11,14 @@ use tokio::time::Instant;
 use super::Shared;
 use super::calls::{Call, Inbox, Stage, State};
 use super::halves::Hold;
-use super::report::{Admission, Report};
+use super::report::Report;
 use crate::server::handler::{CatchPanic, IncomingCall, Single, panicked};
+use crate::server::load::{Admission, Held};
 use crate::server::slot::UnaryHandler;
 use crate::stream::unpack;
 use crate::wire::compression::Unpacking;
 use crate::wire::message::{MessageDecoder, Next};
 use crate::{BoxFuture, Deadline, Status};
-
-pub(super) fn too_many(shared: &Shared) -> Status {
-    Status::resource_exhausted(format!(
-        "{} handlers are running, as many as this server allows",
-        shared.served.options.max_handlers
-    ))
-}
 
 /// Lets a call go on as a task.
 pub(super) fn go_on(
@@ -34,9 +28,11 @@ pub(super) fn go_on(
     deadline: Option<Deadline>,
     future: BoxFuture<'static, Result<Single, Status>>,
     report: Option<Box<Report>>,
+    held: Option<Box<Held>>,
 ) {
-    let Some(admission) = Admission::try_new(&shared.served) else {
-        let status = too_many(shared);
+    let load = &shared.served.load;
+    let Some(admission) = Admission::try_new(load) else {
+        let status = load.too_many();
         state.refuse(key, &status, false);
         state.forget(key);
         return state.ended(report, Some(status));
@@ -53,6 +49,7 @@ pub(super) fn go_on(
         shared: Arc::clone(shared),
         key,
         admission: Some(admission),
+        _held: held,
     };
     let task = tokio::spawn(async move {
         let outcome = CatchPanic(future).await;

@@ -72,6 +72,11 @@ impl Assembler {
         self.oversized || self.buffer.len() > self.limit.saturating_add(PREFIX)
     }
 
+    /// How many octets have arrived and were not taken.
+    pub(crate) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Whether a whole message can be taken.
     pub(crate) fn has_whole(&self) -> bool {
         self.whole > 0
