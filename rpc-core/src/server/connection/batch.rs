@@ -516,6 +516,7 @@ impl Batch {
                     deadline,
                     outcome: Outcome::Failed(status),
                     report,
+                    held,
                 });
                 continue;
             }
