@@ -63,6 +63,11 @@ impl Deadline {
         CURRENT.scope(deadline, future)
     }
 
+    /// Runs a function in which [`Deadline::current`] is this one.
+    pub(crate) fn scope_sync<R>(deadline: Option<Self>, run: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(deadline, run)
+    }
+
     /// The earlier of two deadlines where there are any.
     pub(crate) fn earlier(left: Option<Self>, right: Option<Self>) -> Option<Self> {
         match (left, right) {

@@ -24,6 +24,8 @@ impl StreamKey {
     }
 }
 
+/// From so many streams on, memory for them grows by a quarter.
+const MANY: usize = 1024;
 /// Small pieces are joined up to this size.
 const JOINED: usize = 16 * 1024;
 
@@ -225,6 +227,10 @@ impl Streams {
         }
         let place = index as usize;
         if place >= self.slots.len() {
+            if place >= self.slots.capacity() && place >= MANY {
+                // Twice as many would leave half of the memory for nothing.
+                self.slots.reserve_exact(place / 4);
+            }
             self.slots
                 .resize_with(place.saturating_add(1), Stream::default);
         }

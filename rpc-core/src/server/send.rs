@@ -21,7 +21,10 @@ const SMALL: usize = 4096;
 ///
 /// The head goes out with the first message or by [`send_headers`](Self::send_headers); a handler
 /// that fails before that answers with its status alone.
-pub struct SendStream<T> {
+pub struct SendStream<T>(Box<Sending<T>>);
+
+/// What a [`SendStream`] points to.
+struct Sending<T> {
     send: Box<dyn SendHalf>,
     codec: Codec<T>,
     encoding: Encoding,
@@ -35,7 +38,7 @@ pub struct SendStream<T> {
 impl<T> fmt::Debug for SendStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendStream")
-            .field("head_sent", &self.head_sent)
+            .field("head_sent", &self.0.head_sent)
             .finish_non_exhaustive()
     }
 }
@@ -47,7 +50,7 @@ impl<T> SendStream<T> {
         encoding: Encoding,
         metadata: Metadata,
     ) -> Self {
-        Self {
+        Self(Box::new(Sending {
             send,
             codec,
             encoding,
@@ -55,7 +58,7 @@ impl<T> SendStream<T> {
             trailers: Metadata::new(),
             head_sent: false,
             scratch: BytesMut::new(),
-        }
+        }))
     }
 
     /// Waits for room, then encodes and queues a message whole.
@@ -82,7 +85,8 @@ impl<T> SendStream<T> {
     }
 
     pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.send
+        self.0
+            .send
             .poll_ready(cx, 1)
             .map_err(|error| error.into_status())
     }
@@ -90,33 +94,33 @@ impl<T> SendStream<T> {
     /// Encodes and queues a message that there is room for.
     pub(crate) fn send_now(&mut self, message: T) -> Result<(), Status> {
         self.send_headers();
-        message::encode_into(self.codec, &message, self.encoding, &mut self.scratch)?;
-        let sent = if self.scratch.len() < SMALL {
-            let sent = self.send.send_copied(&self.scratch);
-            self.scratch.clear();
+        message::encode_into(self.0.codec, &message, self.0.encoding, &mut self.0.scratch)?;
+        let sent = if self.0.scratch.len() < SMALL {
+            let sent = self.0.send.send_copied(&self.0.scratch);
+            self.0.scratch.clear();
             sent
         } else {
-            self.send.send(self.scratch.split().freeze(), false)
+            self.0.send.send(self.0.scratch.split().freeze(), false)
         };
         sent.map_err(|error| error.into_status())
     }
 
     /// The metadata that goes out before the first message; later changes have no effect.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
+        &mut self.0.metadata
     }
 
     /// The metadata that goes out after the last message.
     pub fn trailers_mut(&mut self) -> &mut Metadata {
-        &mut self.trailers
+        &mut self.0.trailers
     }
 
     /// Sends the head now, before there is a message.
     pub fn send_headers(&mut self) {
-        if !std::mem::replace(&mut self.head_sent, true) {
-            let metadata = std::mem::take(&mut self.metadata);
-            self.send.send_head(ResponseHead {
-                encoding: self.encoding,
+        if !std::mem::replace(&mut self.0.head_sent, true) {
+            let metadata = std::mem::take(&mut self.0.metadata);
+            self.0.send.send_head(ResponseHead {
+                encoding: self.0.encoding,
                 metadata,
             });
         }
@@ -128,7 +132,7 @@ impl<T> SendStream<T> {
         if result.is_ok() {
             self.send_headers();
         }
-        Finished(result.map(|()| self.trailers))
+        Finished(result.map(|()| self.0.trailers))
     }
 }
 

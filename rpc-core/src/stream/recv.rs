@@ -24,7 +24,11 @@ const HELD: usize = 64 * 1024;
 /// The messages that arrive in a call: requests in a handler, responses at a client.
 ///
 /// Dropping it before the end cancels the call on a client.
-pub struct RecvStream<T> {
+pub struct RecvStream<T>(Box<Receiving<T>>);
+
+/// What a [`RecvStream`] points to: handlers move their streams around, and each place to which one is
+/// moved is room in the handler's future.
+struct Receiving<T> {
     codec: Codec<T>,
     decoder: MessageDecoder,
     /// A large message that is being decompressed.
@@ -51,7 +55,7 @@ enum Source {
 impl<T> fmt::Debug for RecvStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecvStream")
-            .field("codec", &self.codec)
+            .field("codec", &self.0.codec)
             .finish_non_exhaustive()
     }
 }
@@ -99,7 +103,7 @@ impl<T> RecvStream<T> {
     ) -> Self {
         let deadline =
             deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
-        Self {
+        Self(Box::new(Receiving {
             codec,
             decoder,
             unpacking: None,
@@ -109,7 +113,7 @@ impl<T> RecvStream<T> {
             trailers: None,
             delivered: false,
             reported: false,
-        }
+        }))
     }
 
     /// The next message; nothing when the peer has ended its stream with success.
@@ -133,19 +137,19 @@ impl<T> RecvStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn headers(&mut self) -> Result<&Metadata, Status> {
-        while self.headers.is_none() {
+        while self.0.headers.is_none() {
             match poll_fn(|cx| self.poll_event(cx)).await? {
                 true => {}
                 false => break,
             }
         }
-        Ok(self.headers.get_or_insert_default())
+        Ok(self.0.headers.get_or_insert_default())
     }
 
     /// The metadata after the last message, once the stream has ended with success.
     #[must_use]
     pub fn trailers(&self) -> Option<&Metadata> {
-        self.trailers.as_ref()
+        self.0.trailers.as_ref()
     }
 
     /// [`recv`](Self::recv) for those who poll.
@@ -154,36 +158,37 @@ impl<T> RecvStream<T> {
     /// As [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         let polled = self.poll_message(cx);
-        self.reported |= matches!(polled, Poll::Ready(Err(_)));
+        self.0.reported |= matches!(polled, Poll::Ready(Err(_)));
         polled
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
-            if let Some(unpacking) = &mut self.unpacking {
+            if let Some(unpacking) = &mut self.0.unpacking {
                 let Poll::Ready(unpacked) = unpacking.as_mut().poll(cx) else {
                     return Poll::Pending;
                 };
-                self.unpacking = None;
-                let message = unpacked.and_then(|bytes| message::decode(self.codec, bytes));
+                self.0.unpacking = None;
+                let message = unpacked.and_then(|bytes| message::decode(self.0.codec, bytes));
                 return Poll::Ready(match message {
                     Ok(message) => {
-                        self.delivered = true;
+                        self.0.delivered = true;
                         Ok(Some(message))
                     }
                     Err(status) => Err(self.fail(status)),
                 });
             }
             let small = self
+                .0
                 .decoder
-                .with_small(|octets| message::decode_slice(self.codec, octets));
+                .with_small(|octets| message::decode_slice(self.0.codec, octets));
             let next = match small {
                 Some(decoded) => decoded.map(Some),
-                None => match self.decoder.advance() {
+                None => match self.0.decoder.advance() {
                     Ok(Next::Missing) => Ok(None),
-                    Ok(Next::Message(bytes)) => message::decode(self.codec, bytes).map(Some),
+                    Ok(Next::Message(bytes)) => message::decode(self.0.codec, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
-                        self.unpacking = Some(Box::pin(unpack(unpacking)));
+                        self.0.unpacking = Some(Box::pin(unpack(unpacking)));
                         continue;
                     }
                     Err(status) => Err(status),
@@ -191,7 +196,7 @@ impl<T> RecvStream<T> {
             };
             match next {
                 Ok(Some(message)) => {
-                    self.delivered = true;
+                    self.0.delivered = true;
                     return Poll::Ready(Ok(Some(message)));
                 }
                 Ok(None) => {}
@@ -208,8 +213,8 @@ impl<T> RecvStream<T> {
 
     /// Holds the budget of the server for the last message, when it is a large one.
     pub(crate) fn hold(&self) -> Result<Option<Held>, Status> {
-        let length = self.decoder.last();
-        let Source::Server(recv) = &self.source else {
+        let length = self.0.decoder.last();
+        let Source::Server(recv) = &self.0.source else {
             return Ok(None);
         };
         if length < HELD {
@@ -228,20 +233,20 @@ impl<T> RecvStream<T> {
 
     /// Whether an error was given already.
     pub(crate) fn has_failed(&self) -> bool {
-        self.reported
+        self.0.reported
     }
 
     pub(crate) fn into_response(self, message: T) -> Response<T> {
         let mut response = Response::new(message);
-        response.metadata = self.headers.unwrap_or_default();
-        response.trailers = self.trailers.unwrap_or_default();
+        response.metadata = self.0.headers.unwrap_or_default();
+        response.trailers = self.0.trailers.unwrap_or_default();
         response
     }
 
     /// Takes one event in; false when the stream has ended with success.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
         loop {
-            let opened = match &mut self.source {
+            let opened = match &mut self.0.source {
                 Source::Done => return Poll::Ready(Ok(false)),
                 Source::Failed(status) => return Poll::Ready(Err(status.clone())),
                 Source::Server(recv) => {
@@ -251,12 +256,12 @@ impl<T> RecvStream<T> {
                     };
                     return Poll::Ready(match event {
                         Ok(Event::Data(data)) => {
-                            self.decoder.push(data);
+                            self.0.decoder.push(data);
                             Ok(true)
                         }
-                        Ok(_) => match self.decoder.finish() {
+                        Ok(_) => match self.0.decoder.finish() {
                             Ok(()) => {
-                                self.source = Source::Done;
+                                self.0.source = Source::Done;
                                 Ok(false)
                             }
                             Err(status) => Err(self.fail(status)),
@@ -289,7 +294,7 @@ impl<T> RecvStream<T> {
                 },
             };
             match opened {
-                Some(Ok(opened)) => self.source = Source::Open(Box::new(opened)),
+                Some(Ok(opened)) => self.0.source = Source::Open(Box::new(opened)),
                 Some(Err(status)) => return Poll::Ready(Err(self.fail(status))),
                 None => return self.poll_deadline(cx),
             }
@@ -297,13 +302,13 @@ impl<T> RecvStream<T> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
-        let Some(sleep) = &mut self.deadline else {
+        let Some(sleep) = &mut self.0.deadline else {
             return Poll::Pending;
         };
         if sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let status = match &self.source {
+        let status = match &self.0.source {
             Source::Open(opened) => opened.plan.expired(),
             _ => Status::deadline_exceeded("the call did not end by its deadline"),
         };
@@ -314,22 +319,22 @@ impl<T> RecvStream<T> {
     fn client_event(&mut self, event: Result<Event, StreamError>) -> Option<Result<bool, Status>> {
         let failed = match event {
             Ok(Event::Head(head)) => {
-                if let Source::Open(opened) = &self.source {
+                if let Source::Open(opened) = &self.0.source {
                     opened.body.commit();
                 }
-                self.headers = Some(head.metadata);
-                self.decoder.set_encoding(head.encoding);
+                self.0.headers = Some(head.metadata);
+                self.0.decoder.set_encoding(head.encoding);
                 return Some(Ok(true));
             }
             Ok(Event::Data(data)) => {
-                self.decoder.push(data);
+                self.0.decoder.push(data);
                 return Some(Ok(true));
             }
             Ok(Event::Trailers(trailers)) => match trailers.into_result() {
                 Ok(trailers) => {
-                    return Some(match self.decoder.finish() {
+                    return Some(match self.0.decoder.finish() {
                         Ok(()) => {
-                            self.trailers = Some(trailers);
+                            self.0.trailers = Some(trailers);
                             self.end(None);
                             Ok(false)
                         }
@@ -343,7 +348,7 @@ impl<T> RecvStream<T> {
             }
             Err(error) => crate::client::Failed::from(error),
         };
-        let source = std::mem::replace(&mut self.source, Source::Done);
+        let source = std::mem::replace(&mut self.0.source, Source::Done);
         let Source::Open(opened) = source else {
             return Some(Err(failed.status));
         };
@@ -356,14 +361,14 @@ impl<T> RecvStream<T> {
         guard.end(failed.status.code());
         drop(guard);
         // Only a call whose requests are at hand can be made again.
-        if !body.can_resend() || self.delivered || self.headers.is_some() {
+        if !body.can_resend() || self.0.delivered || self.0.headers.is_some() {
             let status = plan.annotated(failed.status);
             plan.report(Some(&status));
-            self.source = Source::Failed(status.clone());
+            self.0.source = Source::Failed(status.clone());
             return Some(Err(status));
         }
         drop(recv);
-        self.source = Source::Again(Box::pin(async move {
+        self.0.source = Source::Again(Box::pin(async move {
             let again = match plan.after(failed).await {
                 Ok(()) => plan.open().await,
                 Err(status) => Err(status),
@@ -386,20 +391,20 @@ impl<T> RecvStream<T> {
 
     /// Ends the stream with a failure and gives it back.
     fn fail(&mut self, status: Status) -> Status {
-        let status = match &self.source {
+        let status = match &self.0.source {
             Source::Open(opened) => opened.plan.annotated(status),
             _ => status,
         };
         self.end(Some(&status));
-        self.source = Source::Failed(status.clone());
+        self.0.source = Source::Failed(status.clone());
         status
     }
 
     fn end(&mut self, status: Option<&Status>) {
-        if let Source::Open(opened) = &mut self.source {
+        if let Source::Open(opened) = &mut self.0.source {
             opened.guard.end(status.map_or(Code::Ok, Status::code));
             opened.plan.report(status);
         }
-        self.source = Source::Done;
+        self.0.source = Source::Done;
     }
 }

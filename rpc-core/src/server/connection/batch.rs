@@ -15,8 +15,9 @@ use super::driver::{reason, wake_roomy};
 use super::halves::{Hold, Requests, Responses};
 use super::heads::{Heads, RequestHead, Target};
 use super::report::{Report, tell};
+use super::task::HandlerTask;
 use super::unary::{self, Timed, go_on, unpack_and_start};
-use crate::server::handler::{CatchPanic, Handler, IncomingCall, Single, panicked};
+use crate::server::handler::{Finished, Handler, IncomingCall, Single};
 use crate::server::load::{Admission, Held};
 use crate::server::pace::SLOW;
 use crate::server::router::Ended;
@@ -252,27 +253,28 @@ impl Batch {
         });
         let path = Arc::clone(&call.path);
         let task = match handler.by_kind() {
-            Ok(handler) => tokio::spawn(async move {
-                let running = Deadline::scope(deadline, async move { handler(call).await });
-                let outcome = CatchPanic(Box::pin(running)).await;
-                let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&path, &*panic)));
-                hold.finish_single(outcome);
-            }),
+            Ok(handler) => tokio::spawn(HandlerTask::new(
+                move || handler(call),
+                deadline,
+                path,
+                hold,
+                |hold, outcome| hold.finish_single(outcome.and_then(|outcome| outcome)),
+            )),
             Err(handler) => {
                 let responses = Responses {
                     shared: Arc::clone(shared),
                     key,
                     credit: 0,
                 };
-                tokio::spawn(async move {
-                    let running = Deadline::scope(deadline, async move {
-                        handler(call, Box::new(responses)).await
-                    });
-                    let outcome = CatchPanic(Box::pin(running)).await;
-                    hold.finish_stream(outcome.unwrap_or_else(|panic| {
-                        crate::server::Finished(Err(panicked(&path, &*panic)))
-                    }));
-                })
+                tokio::spawn(HandlerTask::new(
+                    move || handler(call, Box::new(responses)),
+                    deadline,
+                    path,
+                    hold,
+                    |hold, outcome| {
+                        hold.finish_stream(outcome.unwrap_or_else(|status| Finished(Err(status))));
+                    },
+                ))
             }
         };
         if let Some(deadline) = deadline {

@@ -19,6 +19,8 @@ use crate::wire::compression::{ACCEPT, Encoding};
 use crate::wire::head::ResponseHead;
 use crate::{Code, Metadata, Status};
 
+/// From so many calls on, memory for them grows by a quarter.
+const MANY: usize = 1024;
 /// Messages below this size are copied into the output; larger ones are shared with it.
 const COPIED: usize = 16 * 1024;
 
@@ -150,6 +152,10 @@ impl State {
     pub(super) fn insert(&mut self, call: Call) {
         let index = call.key.index();
         if index >= self.calls.len() {
+            if index >= self.calls.capacity() && index >= MANY {
+                // Twice as many would leave half of the memory for nothing.
+                self.calls.reserve_exact(index / 4);
+            }
             self.calls.resize_with(index + 1, || None);
         }
         self.calls[index] = Some(call);

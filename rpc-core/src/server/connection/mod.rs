@@ -9,6 +9,7 @@ mod heads;
 mod linger;
 mod patience;
 mod report;
+mod task;
 mod unary;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
