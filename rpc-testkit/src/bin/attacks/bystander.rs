@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{Channel, Request};
+use rpc_core::Request;
 use rpc_testkit::proto::{Message, TestClient};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -42,7 +42,7 @@ pub(crate) struct Bystander {
 
 impl Bystander {
     pub(crate) async fn start(victim: &Victim) -> Outcome<Self> {
-        let channel = Channel::connect(&format!("http://{}", victim.address)).await?;
+        let channel = victim.channel().await?;
         let test = TestClient::new(channel);
         let mut quiet = Vec::new();
         for _ in 0..50 {
