@@ -27,6 +27,8 @@ pub(crate) fn head() {
 
 /// The promise of how much memory an attack takes.
 pub(crate) const MEMORY: &str = "it took too much memory";
+/// The promise that what an attack took comes back.
+pub(crate) const REST: &str = "the server still holds memory that it did not hold before";
 /// The promise to the bystander.
 pub(crate) const DISTURBED: &str = "the bystander's calls failed or were slow";
 
@@ -90,10 +92,6 @@ impl Row<'_> {
             (Some(count), Some(most)) => count <= most,
             _ => true,
         };
-        let rest = found.left.map_or_else(
-            || "the server did not come to rest".to_owned(),
-            |left| format!("the server still holds {left} KiB more than before"),
-        );
         let common = [
             (counted, "it went on for too long"),
             (
@@ -106,7 +104,8 @@ impl Row<'_> {
             ),
             (seen.live <= self.handlers, "it kept too many handlers"),
             (seen.is_undisturbed(), DISTURBED),
-            (found.is_at_rest(), &rest),
+            (found.left.is_some(), "the server did not come to rest"),
+            (found.left.is_none() || found.is_at_rest(), REST),
         ];
         for (_, broken) in common.iter().chain(checks).filter(|(kept, _)| !kept) {
             if self.known.contains(broken) {

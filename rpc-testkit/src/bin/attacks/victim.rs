@@ -99,6 +99,24 @@ fn turn_off(limits: &mut Limits, name: &str) {
     }
 }
 
+/// What a client that means well has to know of a victim.
+pub(crate) struct Client {
+    address: String,
+    tls: Option<ClientTls>,
+}
+
+impl Client {
+    pub(crate) async fn channel(&self) -> Result<Channel, Status> {
+        match &self.tls {
+            Some(tls) => {
+                let builder = Channel::builder().tls(tls.clone());
+                builder.connect(&format!("https://{}", self.address)).await
+            }
+            None => Channel::connect(&format!("http://{}", self.address)).await,
+        }
+    }
+}
+
 /// A running victim; it ends with this.
 pub(crate) struct Victim {
     child: Child,
@@ -161,14 +179,16 @@ impl Victim {
         Ok(victim)
     }
 
-    /// A client that means well.
+    /// Connects a client that means well.
     pub(crate) async fn channel(&self) -> Result<Channel, Status> {
-        match &self.tls {
-            Some(tls) => {
-                let builder = Channel::builder().tls(tls.clone());
-                builder.connect(&format!("https://{}", self.address)).await
-            }
-            None => Channel::connect(&format!("http://{}", self.address)).await,
+        self.client().channel().await
+    }
+
+    /// What such a client has to know.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            address: self.address.clone(),
+            tls: self.tls.clone(),
         }
     }
 
