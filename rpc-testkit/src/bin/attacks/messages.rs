@@ -89,7 +89,11 @@ pub(crate) async fn compressed_bombs(size: Size, promises: &mut Promises) -> Out
     }
     scene.attacked()?;
     let address = &scene.victim.address;
-    let (_, twin) = calls_with(address, ECHO, &zipped(LARGEST)?, 20, true).await?;
+    let whole = zipped(LARGEST)?;
+    let mut twin = Answers::default();
+    for _ in 0..20 {
+        twin.add(&calls_with(address, ECHO, &whole, 1, true).await?.1);
+    }
     let control = Victim::start(&["message_size"])?;
     let (_, off) = calls_with(&control.address, ECHO, &zipped(64 << 20)?, 1, true).await?;
     let found = scene.end(held).await?;
