@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &[
             "proto/test.proto",
             "proto/orders.proto",
+            "proto/heavy.proto",
             "grpc/health/v1/health.proto",
         ],
         &["proto", "../rpc-core/proto"],

@@ -34,6 +34,12 @@ pub mod orders {
     rpc_core::include_proto!("testkit.orders.v1");
 }
 
+/// The generated code of the messages that cost more than they look.
+#[allow(missing_docs)]
+pub mod heavy {
+    rpc_core::include_proto!("testkit.heavy.v1");
+}
+
 pub use proxy::FaultProxy;
 pub use ticker::Ticker;
 

@@ -80,7 +80,17 @@ impl RawClient {
     /// # Cancel safety
     /// Dropping the future closes what it has opened.
     pub async fn connect(address: &str, settings: &[(u16, u32)]) -> io::Result<(Self, RawReader)> {
-        let stream = TcpStream::connect(address).await?;
+        Self::of(TcpStream::connect(address).await?, settings).await
+    }
+
+    /// The same on a socket that is connected already.
+    ///
+    /// # Errors
+    /// When the server has closed it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn of(stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<(Self, RawReader)> {
         stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
         let mut client = Self {

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{Channel, Request};
+use rpc_core::Request;
 use rpc_testkit::proto::{Message, TestClient};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use crate::Outcome;
 use crate::victim::Victim;
@@ -34,55 +33,69 @@ impl Seen {
     }
 }
 
-/// Makes 200 calls a second until it is stopped.
+/// Makes 200 calls a second until it is stopped, on a thread of its own: what the attackers make each
+/// other wait for is not its business.
 pub(crate) struct Bystander {
-    task: JoinHandle<Seen>,
+    seen: oneshot::Receiver<Seen>,
     stop: oneshot::Sender<()>,
 }
 
 impl Bystander {
     pub(crate) async fn start(victim: &Victim) -> Outcome<Self> {
-        let channel = Channel::connect(&format!("http://{}", victim.address)).await?;
-        let test = TestClient::new(channel);
-        let mut quiet = Vec::new();
-        for _ in 0..50 {
-            quiet.push(call(&test).await.ok_or("a quiet server does not answer")?);
-        }
-        let quiet = p99(quiet);
-        let (stop, mut stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let (mut times, mut calls, mut failed, mut live) = (Vec::new(), 0, 0, 0);
-            let mut interval = tokio::time::interval(PACE);
-            while stopped.try_recv().is_err() {
-                interval.tick().await;
-                calls += 1;
-                match call(&test).await {
-                    Some(time) => times.push(time),
-                    None => failed += 1,
+        let client = victim.client();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let (ready, begun) = oneshot::channel();
+        let (done, seen) = oneshot::channel();
+        std::thread::spawn(move || {
+            // Whoever waits for it sees that there is nothing.
+            let _ = runtime.block_on(async {
+                let test = TestClient::new(client.channel().await.ok()?);
+                let mut quiet = Vec::new();
+                for _ in 0..50 {
+                    quiet.push(call(&test).await?);
                 }
-                if calls % 10 == 0
-                    && let Ok(counts) = test.dropped(Message::default()).await
-                {
-                    let counts = counts.get_ref();
-                    live = live.max(counts.started.abs_diff(counts.dropped));
-                }
-            }
-            Seen {
-                calls,
-                failed,
-                live,
-                p99: p99(times),
-                quiet,
-            }
+                ready.send(()).ok()?;
+                done.send(watch(&test, p99(quiet), stopped).await).ok()
+            });
         });
-        Ok(Self { task, stop })
+        begun.await.map_err(|_| "a quiet server does not answer")?;
+        Ok(Self { seen, stop })
     }
 
     /// What it has seen.
     pub(crate) async fn stop(self) -> Outcome<Seen> {
         // It cannot have ended by itself.
         let _ = self.stop.send(());
-        Ok(self.task.await?)
+        Ok(self.seen.await?)
+    }
+}
+
+async fn watch(test: &TestClient, quiet: Duration, mut stopped: oneshot::Receiver<()>) -> Seen {
+    let (mut times, mut calls, mut failed, mut live) = (Vec::new(), 0, 0, 0);
+    let mut interval = tokio::time::interval(PACE);
+    while stopped.try_recv().is_err() {
+        interval.tick().await;
+        calls += 1;
+        match call(test).await {
+            Some(time) => times.push(time),
+            None => failed += 1,
+        }
+        if calls % 10 == 0
+            && let Ok(counts) = test.dropped(Message::default()).await
+        {
+            let counts = counts.get_ref();
+            live = live.max(counts.started.abs_diff(counts.dropped));
+        }
+    }
+    Seen {
+        calls,
+        failed,
+        live,
+        p99: p99(times),
+        quiet,
     }
 }
 

@@ -1,42 +1,40 @@
-//! What the attackers do, and what clients do that look alike and mean well.
+//! The attacks that end a connection, and what they are measured by.
 
 use std::io;
 use std::time::Duration;
 
 use rpc_core::BoxFuture;
-use rpc_http2::frame::{flag, kind, setting};
-use rpc_testkit::raw::{Ended, RawClient, RawReader, frame, message, reset};
+use rpc_http2::frame::{flag, kind};
+use rpc_testkit::promises::Promises;
+use rpc_testkit::raw::{Ended, frame};
 
-pub(crate) const ECHO: &str = "/testkit.v1.Test/Echo";
-pub(crate) const HANG: &str = "/testkit.v1.Test/Hang";
-pub(crate) const STREAM: &str = "/testkit.v1.Test/ServerStream";
-const CHAT: &str = "/testkit.v1.Test/Chat";
-const CANCEL: u32 = 8;
-/// How long a connection has to end once the attack is over.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How a connection went.
-pub(crate) struct Went {
-    /// What it did before it ended.
-    pub(crate) acts: u32,
-    pub(crate) ended: Ended,
-}
+use crate::acts::{self, HANG, Pace, Went};
+use crate::scene::Scene;
+use crate::table::Row;
+use crate::victim::Victim;
+use crate::{ENHANCE_YOUR_CALM, GROWTH, Outcome, STREAMS};
 
 type Act = fn(String) -> BoxFuture<'static, io::Result<Went>>;
 
 /// An attack, and what it is measured by.
 pub(crate) struct Vector {
     pub(crate) id: &'static str,
-    pub(crate) name: &'static str,
+    name: &'static str,
+    /// Limits that would stop it before the one that is looked at does.
+    without: &'static [&'static str],
     /// The limits that stop it.
-    pub(crate) limits: &'static [&'static str],
-    pub(crate) attack: Act,
+    limits: &'static [&'static str],
+    attack: Act,
     /// What looks alike and has to be let through.
-    pub(crate) twin: Act,
+    twin: Act,
     /// Whether the connection has to end; otherwise it may.
-    pub(crate) ends: bool,
-    /// After how many acts at most.
-    pub(crate) within: u32,
+    ends: bool,
+    /// Whether it reads; a GOAWAY cannot reach one that does not, before the connection is closed.
+    reads: bool,
+    /// The most acts that the server may take in, with a small slack.
+    most: Option<u32>,
+    /// How long it may take.
+    within: Duration,
 }
 
 macro_rules! act {
@@ -45,33 +43,93 @@ macro_rules! act {
     };
 }
 
+/// 1,000 early resets.
+const RESETS: Option<u32> = Some(1_000);
+/// 200 resets that the peer has caused, and some streams for whose refusal it was not to blame.
+const CAUSED: Option<u32> = Some(200 + 10);
+/// 20,000 frames that carry nothing, and what is on its way.
+const IDLE: Option<u32> = Some(20_000 + 500);
+/// Within which time resets, header blocks and empty frames are stopped.
+const SOON: Duration = Duration::from_secs(2);
+/// The same for floods of control frames.
+const FLOOD: Duration = Duration::from_secs(5);
+
+const fn vector(
+    id: &'static str,
+    name: &'static str,
+    limits: &'static [&'static str],
+    attack: Act,
+) -> Vector {
+    Vector {
+        id,
+        name,
+        without: &[],
+        limits,
+        attack,
+        twin: act!(acts::pings),
+        ends: true,
+        reads: true,
+        most: None,
+        within: SOON,
+    }
+}
+
+const fn induced(id: &'static str, name: &'static str, attack: Act) -> Vector {
+    Vector {
+        twin: act!(acts::abandoned_streams),
+        most: CAUSED,
+        ..vector(id, name, &["caused_resets"], attack)
+    }
+}
+
+const fn unending(id: &'static str, name: &'static str, most: u32, attack: Act) -> Vector {
+    Vector {
+        twin: act!(acts::split_metadata),
+        most: Some(most),
+        ..vector(id, name, &["header_block"], attack)
+    }
+}
+
+const fn flood(id: &'static str, name: &'static str, attack: Act) -> Vector {
+    Vector {
+        most: IDLE,
+        within: FLOOD,
+        ..vector(id, name, &["unsent_answers", "idle_frames"], attack)
+    }
+}
+
+/// A flood by one who reads nothing.
+const fn unread(id: &'static str, name: &'static str, attack: Act) -> Vector {
+    Vector {
+        reads: false,
+        // The answers that arrive are not all that the server has taken in.
+        most: None,
+        ..flood(id, name, attack)
+    }
+}
+
 pub(crate) const VECTORS: &[Vector] = &[
     Vector {
-        id: "S1",
-        name: "rapid reset",
-        limits: &["early_resets"],
-        attack: act!(rapid_reset),
-        twin: act!(some_cancels),
-        ends: true,
-        // What is on its way when the server has seen enough.
-        within: 8_000,
+        twin: act!(acts::some_cancels),
+        most: RESETS,
+        ..vector(
+            "S1",
+            "rapid reset",
+            &["early_resets"],
+            act!(acts::rapid_reset),
+        )
     },
-    Vector {
-        id: "S2a",
-        name: "WINDOW_UPDATE of 0",
-        limits: &["caused_resets"],
-        attack: act!(|address| induced(address, |stream| {
+    induced(
+        "S2a",
+        "WINDOW_UPDATE of 0",
+        act!(|address| acts::induced(address, |stream| {
             frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])
         })),
-        twin: act!(abandoned_streams),
-        ends: true,
-        within: 4_000,
-    },
-    Vector {
-        id: "S2b",
-        name: "WINDOW_UPDATE overflow",
-        limits: &["caused_resets"],
-        attack: act!(|address| induced(address, |stream| {
+    ),
+    induced(
+        "S2b",
+        "WINDOW_UPDATE overflow",
+        act!(|address| acts::induced(address, |stream| {
             frame(
                 kind::WINDOW_UPDATE,
                 0,
@@ -79,361 +137,153 @@ pub(crate) const VECTORS: &[Vector] = &[
                 &0x7fff_ffffu32.to_be_bytes(),
             )
         })),
-        twin: act!(abandoned_streams),
-        ends: true,
-        within: 4_000,
-    },
-    Vector {
-        id: "S2c",
-        name: "PRIORITY too short",
-        limits: &["caused_resets"],
-        attack: act!(|address| induced(address, |stream| {
+    ),
+    induced(
+        "S2c",
+        "PRIORITY too short",
+        act!(|address| acts::induced(address, |stream| {
             frame(kind::PRIORITY, 0, stream, &[0; 4])
         })),
-        twin: act!(abandoned_streams),
-        ends: true,
-        within: 4_000,
-    },
+    ),
     Vector {
-        id: "S2d",
-        name: "PRIORITY on itself",
-        limits: &["unsent_answers"],
-        attack: act!(|address| induced(address, |stream| {
-            frame(
-                kind::PRIORITY,
-                0,
-                stream,
-                &[&stream.to_be_bytes()[..], &[0]].concat(),
-            )
-        })),
-        twin: act!(abandoned_streams),
         // RFC 9113 ignores what PRIORITY says; what may end it is the number of its streams.
         ends: false,
-        within: u32::MAX,
+        limits: &["unsent_answers"],
+        most: None,
+        // When nothing ends it, that is waited for.
+        within: Duration::from_secs(3),
+        ..induced(
+            "S2d",
+            "PRIORITY on itself",
+            act!(|address| acts::induced(address, |stream| {
+                let payload = [&stream.to_be_bytes()[..], &[0]].concat();
+                frame(kind::PRIORITY, 0, stream, &payload)
+            })),
+        )
     },
-    Vector {
-        id: "S2e",
-        name: "HEADERS after the end",
-        limits: &["caused_resets"],
-        attack: act!(|address| after_end(address, |client, stream| {
+    induced(
+        "S2e",
+        "HEADERS after the end",
+        act!(|address| acts::after_end(address, |client, stream| {
             let block = client.block(HANG, &[]);
-            frame(
-                kind::HEADERS,
-                flag::END_HEADERS | flag::END_STREAM,
-                stream,
-                &block,
-            )
+            let flags = flag::END_HEADERS | flag::END_STREAM;
+            frame(kind::HEADERS, flags, stream, &block)
         })),
-        twin: act!(abandoned_streams),
-        ends: true,
-        within: 4_000,
-    },
-    Vector {
-        id: "S2f",
-        name: "DATA after the end",
-        limits: &["caused_resets"],
-        attack: act!(|address| after_end(address, |_, stream| {
+    ),
+    induced(
+        "S2f",
+        "DATA after the end",
+        act!(|address| acts::after_end(address, |_, stream| {
             frame(kind::DATA, 0, stream, &[0])
         })),
-        twin: act!(abandoned_streams),
-        ends: true,
-        within: 4_000,
+    ),
+    // The frame after the eighth is the one that is too many.
+    unending(
+        "S4a",
+        "CONTINUATION of nothing",
+        8 + 1,
+        act!(|address| acts::continuations(address, 0, Pace::CONTINUATIONS)),
+    ),
+    unending(
+        "S4b",
+        "CONTINUATION of 1 octet",
+        8 + 1,
+        act!(|address| acts::continuations(address, 1, Pace::CONTINUATIONS)),
+    ),
+    unending(
+        "S4c",
+        "CONTINUATION of 16 KiB",
+        64 / 16 + 1,
+        act!(|address| acts::continuations(address, 16_384, Pace::CONTINUATIONS)),
+    ),
+    flood(
+        "S6a",
+        "PING flood",
+        act!(|address| acts::idle(address, frame(kind::PING, 0, 0, &[7; 8]), Pace::ANSWERED)),
+    ),
+    flood(
+        "S6b",
+        "SETTINGS flood",
+        act!(|address| acts::idle(address, frame(kind::SETTINGS, 0, 0, &[]), Pace::ANSWERED)),
+    ),
+    unread(
+        "S6c",
+        "PING flood, unread",
+        act!(|address| acts::flood(address, kind::PING, &[7; 8], None)),
+    ),
+    unread(
+        "S6d",
+        "SETTINGS flood, unread",
+        act!(|address| acts::flood(address, kind::SETTINGS, &[], None)),
+    ),
+    Vector {
+        without: &["idle_frames"],
+        ..unread(
+            "S6e",
+            "PING flood, receiver shut",
+            act!(|address| acts::flood(address, kind::PING, &[7; 8], Some(2048))),
+        )
+    },
+    flood(
+        "S6f",
+        "PRIORITY flood",
+        act!(|address| acts::idle(address, frame(kind::PRIORITY, 0, 1, &[0; 5]), Pace::IDLE)),
+    ),
+    flood(
+        "S6g",
+        "unknown frames",
+        act!(|address| acts::idle(address, frame(0xee, 0, 0, &[]), Pace::IDLE)),
+    ),
+    flood("S6h", "data dribble", act!(acts::dribble)),
+    Vector {
+        most: CAUSED,
+        limits: &["caused_resets"],
+        ..flood("S6i", "header names of nothing", act!(acts::nameless))
     },
     Vector {
-        id: "S4a",
-        name: "CONTINUATION of nothing",
-        limits: &["header_block"],
-        attack: act!(|address| continuations(address, 0)),
-        twin: act!(split_metadata),
-        ends: true,
-        within: 4_000,
-    },
-    Vector {
-        id: "S4b",
-        name: "CONTINUATION of 16 KiB",
-        limits: &["header_block"],
-        attack: act!(|address| continuations(address, 16_384)),
-        twin: act!(split_metadata),
-        ends: true,
-        within: 4_000,
-    },
-    Vector {
-        id: "S6a",
-        name: "PING flood, unread",
-        limits: &["unsent_answers", "idle_frames"],
-        attack: act!(|address| flood(address, frame(kind::PING, 0, 0, &[7; 8]))),
-        twin: act!(pings),
-        ends: true,
-        within: 600_000,
-    },
-    Vector {
-        id: "S6b",
-        name: "SETTINGS flood, unread",
-        limits: &["unsent_answers", "idle_frames"],
-        attack: act!(|address| flood(address, frame(kind::SETTINGS, 0, 0, &[]))),
-        twin: act!(pings),
-        ends: true,
-        within: 600_000,
-    },
-    Vector {
-        id: "S6c",
-        name: "PRIORITY flood",
-        limits: &["idle_frames"],
-        attack: act!(|address| flood(address, frame(kind::PRIORITY, 0, 1, &[0; 5]))),
-        twin: act!(pings),
-        ends: true,
-        within: 600_000,
-    },
-    Vector {
-        id: "S6d",
-        name: "unknown frames",
-        limits: &["idle_frames"],
-        attack: act!(|address| flood(address, frame(0xee, 0, 0, &[]))),
-        twin: act!(pings),
-        ends: true,
-        within: 600_000,
-    },
-    Vector {
-        id: "S9",
-        name: "empty DATA",
-        limits: &["empty_data"],
-        attack: act!(empty_data),
-        twin: act!(small_data),
-        ends: true,
-        within: 8_000,
+        twin: act!(acts::small_data),
+        // The frame after the hundredth, and what is on its way.
+        most: Some(100 + 1 + 2),
+        ..vector("S9", "empty DATA", &["empty_data"], act!(acts::empty_data))
     },
 ];
 
-const PLENTY: [(u16, u32); 1] = [(setting::INITIAL_WINDOW_SIZE, 1 << 20)];
-
-/// Repeats an act until the connection takes no more, and looks how it ended.
-async fn repeat(
-    client: &mut RawClient,
-    reader: &mut RawReader,
-    times: u32,
-    mut next: impl FnMut(&mut RawClient) -> Vec<u8>,
-) -> Went {
-    let mut acts = 0;
-    let writing = async {
-        while acts < times {
-            let octets = next(client);
-            if client.write(&octets).await.is_err() {
-                return;
-            }
-            acts += 1;
-        }
+/// Makes an attack, and looks what came of it.
+pub(crate) async fn attack(vector: &Vector, promises: &mut Promises) -> Outcome<()> {
+    let mut scene = Scene::begin(vector.without).await?;
+    let went = (vector.attack)(scene.victim.address.clone()).await?;
+    scene.attacked()?;
+    let twin = (vector.twin)(scene.victim.address.clone()).await?;
+    let found = scene.end(()).await?;
+    let control = Victim::start(&[vector.without, vector.limits].concat())?;
+    let off = (vector.attack)(control.address.clone()).await?;
+    let row = Row {
+        id: vector.id,
+        name: vector.name,
+        ended: format!("{:?}", went.ended),
+        count: Some(went.seen.into()),
+        most: vector.most.map(u64::from),
+        took: went.took,
+        within: Some(vector.within),
+        growth: Some(GROWTH),
+        handlers: STREAMS,
+        twin: format!("{:?} {}", twin.ended, twin.acts),
+        off: format!("{:?} {}", off.ended, off.acts),
+        known: &[],
     };
-    let reading = reader.end(Duration::from_secs(20));
-    tokio::pin!(reading);
-    let early = tokio::select! {
-        ended = &mut reading => Some(ended),
-        () = writing => None,
-    };
-    let ended = match early {
-        Some(ended) => ended,
-        None => tokio::time::timeout(PATIENCE, reading)
-            .await
-            .unwrap_or(Ended::Not),
-    };
-    Went { acts, ended }
-}
-
-/// How many calls a client that means well has in flight.
-const IN_FLIGHT: u32 = 64;
-
-/// Makes calls as a client does that waits for its answers; what comes back says whether there will
-/// be one.
-pub(crate) async fn converse(
-    client: &mut RawClient,
-    reader: &mut RawReader,
-    times: u32,
-    mut next: impl FnMut(&mut RawClient) -> (Vec<u8>, bool),
-) -> Went {
-    let (mut acts, mut open) = (0, 0);
-    while acts < times || open > 0 {
-        if acts < times && open < IN_FLIGHT {
-            let (octets, answered) = next(client);
-            if client.write(&octets).await.is_err() {
-                let ended = reader.end(PATIENCE).await;
-                return Went { acts, ended };
-            }
-            acts += 1;
-            open += u32::from(answered);
-            continue;
-        }
-        let Ok(Some(frame)) = tokio::time::timeout(PATIENCE, reader.next()).await else {
-            let ended = Ended::Closed;
-            return Went { acts, ended };
-        };
-        let header = frame.header;
-        if header.kind == kind::GOAWAY {
-            let ended = Ended::of(&frame);
-            return Went { acts, ended };
-        }
-        let last =
-            matches!(header.kind, kind::DATA | kind::HEADERS) && header.has(flag::END_STREAM);
-        open -= u32::from(last);
-    }
-    let ended = Ended::Not;
-    Went { acts, ended }
-}
-
-async fn rapid_reset(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    Ok(repeat(&mut client, &mut reader, 20_000, |client| {
-        let (stream, mut frames) = client.head(HANG, false);
-        frames.extend(reset(stream, CANCEL));
-        frames
-    })
-    .await)
-}
-
-/// One call in four is given up at once.
-async fn some_cancels(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let mut round = 0;
-    Ok(converse(&mut client, &mut reader, 8_000, move |client| {
-        round += 1;
-        if round % 4 > 0 {
-            return (client.call(ECHO, &[]).1, true);
-        }
-        let (stream, mut frames) = client.head(HANG, false);
-        frames.extend(reset(stream, CANCEL));
-        (frames, false)
-    })
-    .await)
-}
-
-/// Opens calls and has the server reset each of them.
-async fn induced(address: &str, primitive: impl Fn(u32) -> Vec<u8>) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    Ok(repeat(&mut client, &mut reader, 10_000, |client| {
-        let (stream, mut frames) = client.head(HANG, false);
-        frames.extend(primitive(stream));
-        frames
-    })
-    .await)
-}
-
-/// As [`induced`], by what comes after the end of a request.
-async fn after_end(
-    address: &str,
-    primitive: impl Fn(&mut RawClient, u32) -> Vec<u8>,
-) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    Ok(repeat(&mut client, &mut reader, 10_000, |client| {
-        let (stream, mut frames) = client.call(HANG, &[]);
-        frames.extend(primitive(client, stream));
-        frames
-    })
-    .await)
-}
-
-/// Streams that are given up while data is on its way to their server, which goes on for a while.
-async fn abandoned_streams(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &PLENTY).await?;
-    let mut round = 0;
-    Ok(converse(&mut client, &mut reader, 4_000, move |client| {
-        round += 1;
-        if round % 20 > 0 {
-            return (client.call(ECHO, &[]).1, true);
-        }
-        let (stream, mut frames) = client.head(CHAT, false);
-        frames.extend(frame(kind::DATA, 0, stream, &message(&[])));
-        frames.extend(reset(stream, CANCEL));
-        // It was on its way when the stream was given up.
-        frames.extend(frame(kind::WINDOW_UPDATE, 0, stream, &100u32.to_be_bytes()));
-        (frames, false)
-    })
-    .await)
-}
-
-/// A header block that never ends.
-async fn continuations(address: &str, size: usize) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let block = client.block(ECHO, &[]);
-    let stream = client.stream();
-    client
-        .write(&frame(kind::HEADERS, 0, stream, &block))
-        .await?;
-    // Literal fields without indexing, which a decoder has to read.
-    let piece: Vec<u8> = [0, 1, b'a', 1, b'b']
-        .into_iter()
-        .cycle()
-        .take(size)
-        .collect();
-    Ok(repeat(&mut client, &mut reader, 4_000, |_| {
-        frame(kind::CONTINUATION, 0, stream, &piece)
-    })
-    .await)
-}
-
-/// 12 KiB of metadata in three frames.
-async fn split_metadata(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let long = "x".repeat(4_000);
-    Ok(converse(&mut client, &mut reader, 200, |client| {
-        let block = client.block(ECHO, &[("a", &long), ("b", &long), ("c", &long)]);
-        let stream = client.stream();
-        let (first, rest) = block.split_at(block.len() / 3);
-        let (second, third) = rest.split_at(rest.len() / 2);
-        let frames = [
-            frame(kind::HEADERS, 0, stream, first),
-            frame(kind::CONTINUATION, 0, stream, second),
-            frame(kind::CONTINUATION, flag::END_HEADERS, stream, third),
-            frame(kind::DATA, flag::END_STREAM, stream, &message(&[])),
-        ];
-        (frames.concat(), true)
-    })
-    .await)
-}
-
-/// The same frame as often as the socket takes it, and nothing is read.
-async fn flood(address: &str, one: Vec<u8>) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let (many, mut acts) = (one.repeat(100), 0);
-    let writing = async {
-        while acts < 600_000 && client.write(&many).await.is_ok() {
-            acts += 100;
-        }
-    };
-    // A server that is closed does not answer; one that waits for its reader stops reading.
-    let _ = tokio::time::timeout(Duration::from_secs(3), writing).await;
-    let ended = reader.end(PATIENCE).await;
-    Ok(Went { acts, ended })
-}
-
-/// A PING every now and then, each of them answered, beside calls.
-async fn pings(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    Ok(converse(&mut client, &mut reader, 4_000, |client| {
-        let mut frames = client.call(ECHO, &[]).1;
-        frames.extend(frame(kind::PING, 0, 0, &[1; 8]));
-        (frames, true)
-    })
-    .await)
-}
-
-async fn empty_data(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let (stream, head) = client.head(CHAT, false);
-    client.write(&head).await?;
-    Ok(repeat(&mut client, &mut reader, 20_000, |_| {
-        frame(kind::DATA, 0, stream, &[])
-    })
-    .await)
-}
-
-/// Messages octet by octet.
-async fn small_data(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &PLENTY).await?;
-    let (stream, head) = client.head(CHAT, false);
-    client.write(&head).await?;
-    let body = message(&[]);
-    let mut octets = body.into_iter().cycle();
-    Ok(repeat(&mut client, &mut reader, 20_000, |_| {
-        let octet: Vec<u8> = octets.by_ref().take(1).collect();
-        frame(kind::DATA, 0, stream, &octet)
-    })
-    .await)
+    let checks = [
+        (
+            !vector.ends
+                || went.ended == Ended::GoAway(ENHANCE_YOUR_CALM)
+                || (!vector.reads && went.ended == Ended::Closed),
+            "it was not ended with ENHANCE_YOUR_CALM",
+        ),
+        (twin.ended == Ended::Not, "its honest twin was ended too"),
+        (
+            !vector.ends || off.ended == Ended::Not,
+            "it is ended without the limit too",
+        ),
+    ];
+    row.print(&found, &checks, promises);
+    Ok(())
 }
