@@ -23,6 +23,8 @@ pub struct Cores {
     pub client: String,
     /// How many workers each side has.
     pub workers: usize,
+    /// How many workers the client has, where it is not as many.
+    pub callers: Option<usize>,
 }
 
 impl Cores {
@@ -33,6 +35,7 @@ impl Cores {
             server: "0".to_owned(),
             client: "1".to_owned(),
             workers: 1,
+            callers: None,
         }
     }
 
@@ -45,6 +48,7 @@ impl Cores {
             server: "all".to_owned(),
             client: "all".to_owned(),
             workers: std::thread::available_parallelism()?.get(),
+            callers: None,
         })
     }
 }
@@ -198,10 +202,11 @@ impl Pair {
     /// When one of them fails.
     pub fn start(setup: &Setup<'_>, case: Case) -> Outcome<Self> {
         let (server, address) = serve(setup.server, setup.cores, &setup.server_settings)?;
+        let workers = setup.cores.callers.unwrap_or(setup.cores.workers);
         let mut client = Running(
             Command::new(setup.client)
                 .args(["client", &setup.cores.client])
-                .args([&setup.cores.workers.to_string(), &address, case.workload])
+                .args([&workers.to_string(), &address, case.workload])
                 .args([case.connections.to_string(), case.in_flight.to_string()])
                 .args(&setup.client_settings)
                 .stdin(Stdio::piped())

@@ -64,10 +64,26 @@ pub enum MetadataValue<'a> {
 /// # Ok::<(), rpc_core::MetadataError>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Metadata {
+pub struct Metadata(Option<Box<Entries>>);
+
+/// What is in a map; most have nothing, and then are one pointer to nothing.
+#[derive(Clone, Default)]
+struct Entries {
     /// Entries that come before the others and that many maps share.
     shared: Option<Arc<Vec<Entry>>>,
-    entries: Vec<Entry>,
+    own: Vec<Entry>,
+}
+
+impl Entries {
+    /// Takes over what is shared, to change it.
+    fn all_own(&mut self) -> &mut Vec<Entry> {
+        if let Some(shared) = self.shared.take() {
+            let mut entries = Arc::unwrap_or_clone(shared);
+            entries.append(&mut self.own);
+            self.own = entries;
+        }
+        &mut self.own
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -95,32 +111,28 @@ impl Metadata {
     /// An empty map.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            shared: None,
-            entries: Vec::new(),
-        }
+        Self(None)
     }
 
     /// Makes clones cheap: they share what is here now.
     pub(crate) fn share(&mut self) {
-        if !self.is_empty() {
-            self.own();
-            self.shared = Some(Arc::new(std::mem::take(&mut self.entries)));
+        if let Some(entries) = &mut self.0 {
+            let all = std::mem::take(entries.all_own());
+            entries.shared = Some(Arc::new(all));
         }
     }
 
-    /// Takes over what is shared, to change it.
-    fn own(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            let mut entries = Arc::unwrap_or_clone(shared);
-            entries.append(&mut self.entries);
-            self.entries = entries;
-        }
+    /// The entries that are not shared, to add some.
+    fn own(&mut self) -> &mut Vec<Entry> {
+        &mut self.0.get_or_insert_default().own
     }
 
     fn all(&self) -> impl Iterator<Item = &Entry> {
-        let shared = self.shared.as_deref().map_or(&[][..], Vec::as_slice);
-        shared.iter().chain(&self.entries)
+        let (shared, own) = match self.0.as_deref() {
+            Some(Entries { shared, own }) => (shared.as_deref(), own.as_slice()),
+            None => (None, &[][..]),
+        };
+        shared.into_iter().flatten().chain(own)
     }
 
     /// Sets a text value, in place of all earlier values of the key.
@@ -139,7 +151,7 @@ impl Metadata {
     /// When the key or the value is not one that gRPC allows.
     pub fn append(&mut self, key: &str, value: &str) -> Result<(), MetadataError> {
         let entry = text_entry(key, value)?;
-        self.entries.push(entry);
+        self.own().push(entry);
         Ok(())
     }
 
@@ -159,7 +171,7 @@ impl Metadata {
     /// When the key is not one that gRPC allows or does not end in `-bin`.
     pub fn append_bin(&mut self, key: &str, value: impl AsRef<[u8]>) -> Result<(), MetadataError> {
         let entry = binary_entry(key, value.as_ref())?;
-        self.entries.push(entry);
+        self.own().push(entry);
         Ok(())
     }
 
@@ -202,11 +214,13 @@ impl Metadata {
 
     /// Removes all values of a key and says how many there were.
     pub fn remove(&mut self, key: &str) -> usize {
-        self.own();
-        let before = self.entries.len();
-        self.entries
-            .retain(|entry| !entry.key.eq_ignore_ascii_case(key));
-        before - self.entries.len()
+        let Some(entries) = &mut self.0 else {
+            return 0;
+        };
+        let entries = entries.all_own();
+        let before = entries.len();
+        entries.retain(|entry| !entry.key.eq_ignore_ascii_case(key));
+        before - entries.len()
     }
 
     /// All fields in order.
@@ -223,7 +237,7 @@ impl Metadata {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.is_empty())
+        self.0.is_none() || self.all().next().is_none()
     }
 
     /// Adds the fields of another behind these.
@@ -232,20 +246,21 @@ impl Metadata {
             *self = other;
             return;
         }
-        other.own();
-        self.entries.extend(other.entries);
+        if let Some(entries) = &mut other.0 {
+            self.own().append(entries.all_own());
+        }
     }
 
     /// Adds a field that came from the wire with its key checked by the HTTP layer.
     pub(crate) fn push_text(&mut self, key: &str, value: &str) {
-        self.entries.push(Entry {
+        self.own().push(Entry {
             key: key.into(),
             value: Value::Text(value.into()),
         });
     }
 
     pub(crate) fn push_binary(&mut self, key: &str, value: Vec<u8>) {
-        self.entries.push(Entry {
+        self.own().push(Entry {
             key: key.into(),
             value: Value::Binary(value.into()),
         });
@@ -261,9 +276,9 @@ impl Metadata {
     }
 
     fn replace(&mut self, entry: Entry) {
-        self.own();
-        self.entries.retain(|old| old.key != entry.key);
-        self.entries.push(entry);
+        let entries = self.0.get_or_insert_default().all_own();
+        entries.retain(|old| old.key != entry.key);
+        entries.push(entry);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The responses of a streaming call: [`SendStream`].
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -28,12 +29,25 @@ struct Sending<T> {
     send: Box<dyn SendHalf>,
     codec: Codec<T>,
     encoding: Encoding,
+    head_sent: bool,
+    /// What goes out around the messages; most calls have none.
+    around: Option<Box<Around>>,
+}
+
+/// The metadata of a response.
+#[derive(Default)]
+struct Around {
     metadata: Metadata,
     trailers: Metadata,
-    head_sent: bool,
-    /// Where small messages are encoded.
-    scratch: BytesMut,
 }
+
+thread_local! {
+    /// Where messages are encoded; a stream that waits holds no memory for its next one.
+    static SCRATCH: RefCell<BytesMut> = RefCell::default();
+}
+
+/// How much of it is kept.
+const KEPT: usize = 64 * 1024;
 
 impl<T> fmt::Debug for SendStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,10 +68,13 @@ impl<T> SendStream<T> {
             send,
             codec,
             encoding,
-            metadata,
-            trailers: Metadata::new(),
             head_sent: false,
-            scratch: BytesMut::new(),
+            around: (!metadata.is_empty()).then(|| {
+                Box::new(Around {
+                    metadata,
+                    trailers: Metadata::new(),
+                })
+            }),
         }))
     }
 
@@ -94,34 +111,39 @@ impl<T> SendStream<T> {
     /// Encodes and queues a message that there is room for.
     pub(crate) fn send_now(&mut self, message: T) -> Result<(), Status> {
         self.send_headers();
-        message::encode_into(self.0.codec, &message, self.0.encoding, &mut self.0.scratch)?;
-        let sent = if self.0.scratch.len() < SMALL {
-            let sent = self.0.send.send_copied(&self.0.scratch);
-            self.0.scratch.clear();
-            sent
-        } else {
-            self.0.send.send(self.0.scratch.split().freeze(), false)
+        // Taken out, since a codec is the user's and may send something itself.
+        let mut scratch = SCRATCH.take();
+        let encoded = message::encode_into(self.0.codec, &message, self.0.encoding, &mut scratch);
+        let sent = match encoded {
+            Ok(()) if scratch.len() < SMALL => self.0.send.send_copied(&scratch),
+            Ok(()) => self.0.send.send(scratch.split().freeze(), false),
+            Err(status) => return Err(status),
         };
+        scratch.clear();
+        if scratch.capacity() <= KEPT {
+            SCRATCH.set(scratch);
+        }
         sent.map_err(|error| error.into_status())
     }
 
     /// The metadata that goes out before the first message; later changes have no effect.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.0.metadata
+        &mut self.0.around.get_or_insert_default().metadata
     }
 
     /// The metadata that goes out after the last message.
     pub fn trailers_mut(&mut self) -> &mut Metadata {
-        &mut self.0.trailers
+        &mut self.0.around.get_or_insert_default().trailers
     }
 
     /// Sends the head now, before there is a message.
     pub fn send_headers(&mut self) {
         if !std::mem::replace(&mut self.0.head_sent, true) {
-            let metadata = std::mem::take(&mut self.0.metadata);
+            let around = self.0.around.as_mut();
+            let metadata = around.map(|around| std::mem::take(&mut around.metadata));
             self.0.send.send_head(ResponseHead {
                 encoding: self.0.encoding,
-                metadata,
+                metadata: metadata.unwrap_or_default(),
             });
         }
     }
@@ -132,7 +154,8 @@ impl<T> SendStream<T> {
         if result.is_ok() {
             self.send_headers();
         }
-        Finished(result.map(|()| self.0.trailers))
+        let trailers = self.0.around.map(|around| around.trailers);
+        Finished(result.map(|()| trailers.unwrap_or_default()))
     }
 }
 

@@ -58,7 +58,10 @@ const SMALL: usize = 1024;
 /// Cuts a stream of chunks into messages; a message inside one chunk is not copied.
 #[derive(Debug)]
 pub(crate) struct MessageDecoder {
-    chunks: VecDeque<Bytes>,
+    /// Empty only when all are taken.
+    first: Bytes,
+    /// The chunks behind it: most of the time there are none, and no memory for them.
+    rest: VecDeque<Bytes>,
     buffered: usize,
     header: Option<(bool, usize)>,
     encoding: Encoding,
@@ -79,7 +82,8 @@ pub(crate) enum Next {
 impl MessageDecoder {
     pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
         Self {
-            chunks: VecDeque::new(),
+            first: Bytes::new(),
+            rest: VecDeque::new(),
             buffered: 0,
             header: None,
             encoding,
@@ -100,7 +104,11 @@ impl MessageDecoder {
     pub(crate) fn push(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.buffered += chunk.len();
-            self.chunks.push_back(chunk);
+            if self.first.is_empty() {
+                self.first = chunk;
+            } else {
+                self.rest.push_back(chunk);
+            }
         }
     }
 
@@ -109,7 +117,7 @@ impl MessageDecoder {
         if self.header.is_some() {
             return None;
         }
-        let front = self.chunks.front_mut()?;
+        let front = &mut self.first;
         let [0, l0, l1, l2, l3] = *front.first_chunk::<PREFIX>()? else {
             return None;
         };
@@ -121,9 +129,7 @@ impl MessageDecoder {
         self.last = length;
         front.advance(PREFIX + length);
         self.buffered -= PREFIX + length;
-        if front.is_empty() {
-            self.chunks.pop_front();
-        }
+        self.move_up();
         Some(result)
     }
 
@@ -198,26 +204,29 @@ impl MessageDecoder {
         if length == 0 {
             return Bytes::new();
         }
-        if let Some(front) = self.chunks.front_mut() {
-            if front.len() > length {
-                return front.split_to(length);
-            }
-            if front.len() == length {
-                return self.chunks.pop_front().unwrap_or_default();
-            }
+        if self.first.len() >= length {
+            let piece = self.first.split_to(length);
+            self.move_up();
+            return piece;
         }
         let mut message = BytesMut::with_capacity(length);
-        while message.len() < length {
-            let Some(front) = self.chunks.front_mut() else {
-                break;
-            };
-            let part = front.len().min(length - message.len());
-            message.extend_from_slice(&front.split_to(part));
-            if front.is_empty() {
-                self.chunks.pop_front();
-            }
+        while message.len() < length && !self.first.is_empty() {
+            let part = self.first.len().min(length - message.len());
+            message.extend_from_slice(&self.first.split_to(part));
+            self.move_up();
         }
         message.freeze()
+    }
+
+    /// Goes on with the next chunk once one is used up.
+    fn move_up(&mut self) {
+        if !self.first.is_empty() {
+            return;
+        }
+        self.first = self.rest.pop_front().unwrap_or_default();
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+        }
     }
 }
 
@@ -324,9 +333,8 @@ mod tests {
         decoder.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
         for arrived in 0..100 {
             assert_eq!(decoder.next().unwrap(), None);
-            let held: usize = decoder.chunks.iter().map(Bytes::len).sum();
+            let held = decoder.first.len() + decoder.rest.len();
             assert_eq!((held, decoder.buffered), (arrived, arrived));
-            assert_eq!(decoder.chunks.len(), arrived);
             decoder.push(Bytes::from_static(&[7]));
         }
     }

@@ -1,7 +1,7 @@
 //! The same Echo service on this framework and on its peers, side by side; prints one table.
 //!
 //! `compare [--stacks ours,tonic|all] [--client own,tonic,ours] [--workloads unary-100,…]
-//! [--cores pinned|all] [--tls] [--rounds 5] [--seconds 1] [--json FILE] [--svg FILE]`
+//! [--cores pinned|all] [--tls] [--rounds 5] [--seconds 1] [--json FILE] [--svg FILE] [--check]`
 //!
 //! `compare --from FILE --svg FILE` draws what `--json` has written.
 //!
@@ -12,6 +12,7 @@
 mod chart;
 mod contender;
 mod figures;
+mod goals;
 mod nghttp;
 mod options;
 mod tls;
@@ -45,6 +46,12 @@ fn run(options: &Options) -> Outcome<()> {
     }
     if let Some(file) = &options.svg {
         chart::draw(&rows, Path::new(file))?;
+    }
+    if options.check {
+        let broken = goals::check(&rows);
+        if broken > 0 {
+            return Err(format!("{broken} goals are not reached").into());
+        }
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) workloads: Option<Vec<String>>,
     pub(crate) cores: Cores,
     pub(crate) tls: bool,
+    /// Fails when a goal is not reached.
+    pub(crate) check: bool,
     pub(crate) rounds: usize,
     pub(crate) seconds: f64,
     pub(crate) json: Option<String>,
@@ -43,6 +45,7 @@ impl Options {
             workloads: None,
             cores: Cores::pinned(),
             tls: false,
+            check: false,
             rounds: 5,
             seconds: 1.0,
             json: None,
@@ -52,8 +55,12 @@ impl Options {
         let mut words = words;
         let list = |text: &str| text.split(',').map(ToOwned::to_owned).collect::<Vec<_>>();
         while let Some(name) = words.next() {
-            if name == "--tls" {
-                options.tls = true;
+            match name.as_str() {
+                "--tls" => options.tls = true,
+                "--check" => options.check = true,
+                _ => {}
+            }
+            if matches!(name.as_str(), "--tls" | "--check") {
                 continue;
             }
             let value = words

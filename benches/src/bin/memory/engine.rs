@@ -16,6 +16,9 @@ use rpc_http2::{Config, Connection, Event, Fields, Output, Payload, Role, Stream
 
 use crate::Line;
 
+/// What it measures.
+pub(crate) const WHAT: &str = "open stream, engine alone";
+
 /// The word that makes this program the process that replays.
 pub(crate) const REPLAY: &str = "replay";
 /// How much is passed to the engine at once.
@@ -146,7 +149,7 @@ pub(crate) fn measure(streams: u32) -> Outcome<Line> {
     let (grown, count): (f64, f64) = (grown.parse()?, count.parse()?);
     Ok(Line {
         stack: "ours".to_owned(),
-        what: "open stream, engine alone".to_owned(),
+        what: WHAT.to_owned(),
         count: streams,
         server_kib: grown / count,
         client_kib: None,

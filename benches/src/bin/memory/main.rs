@@ -1,6 +1,6 @@
 //! What a server holds in memory for each connection and each stream that does nothing.
 //!
-//! `memory [--stacks ours,tonic] [--connections 10000] [--streams 10000] [--json FILE]`
+//! `memory [--stacks ours,tonic] [--connections 10000] [--streams 10000] [--json FILE] [--check]`
 //!
 //! Each stack's own client holds them open. What is printed is by how much the resident memory of the
 //! two processes has grown, divided by how many there are.
@@ -35,7 +35,15 @@ struct Options {
     connections: u32,
     streams: u32,
     json: Option<String>,
+    check: bool,
 }
+
+/// What a server of this framework may hold, in KiB.
+const GOALS: [(&str, f64); 3] = [
+    ("idle connection", 8.0),
+    ("open stream", 1.0),
+    (engine::WHAT, 0.25),
+];
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Outcome<Self> {
@@ -44,8 +52,13 @@ impl Options {
             connections: 10_000,
             streams: 10_000,
             json: None,
+            check: false,
         };
         while let Some(name) = words.next() {
+            if name == "--check" {
+                options.check = true;
+                continue;
+            }
             let value = words
                 .next()
                 .ok_or_else(|| format!("{name} needs a value"))?;
@@ -119,6 +132,21 @@ fn run(options: &Options) -> Outcome<()> {
     add(engine::measure(options.streams)?);
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_string_pretty(&lines)?)?;
+    }
+    let mut broken = 0;
+    for (what, most) in GOALS {
+        let ours = lines
+            .iter()
+            .find(|line| line.stack == "ours" && line.what == what);
+        if let Some(line) = ours {
+            let kept = line.server_kib <= most;
+            let word = if kept { "kept  " } else { "BROKEN" };
+            println!("{word} {what}: {:.2} KiB, at most {most}", line.server_kib);
+            broken += usize::from(!kept);
+        }
+    }
+    if options.check && broken > 0 {
+        return Err(format!("{broken} goals are not reached").into());
     }
     Ok(())
 }

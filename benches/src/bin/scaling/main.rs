@@ -1,6 +1,6 @@
 //! How the cost of a call on this framework grows with what there is more of.
 //!
-//! `scaling [--only connections,streams,…] [--rounds 3] [--seconds 1] [--json FILE]`
+//! `scaling [--only connections,streams,…] [--rounds 3] [--seconds 1] [--json FILE] [--check]`
 //!
 //! Each block raises one number and leaves everything else as it is. Where a ratio stays near 1, the
 //! cost does not depend on the number.
@@ -19,6 +19,25 @@ struct Dimension {
     note: &'static str,
     values: &'static [usize],
     settings: fn(usize) -> Load,
+    goal: Option<Goal>,
+}
+
+/// What is to hold at one of the values.
+#[derive(Clone, Copy)]
+struct Goal {
+    value: usize,
+    /// Calls a second at this value to those at the first one, or else costs.
+    rate: bool,
+    bound: f64,
+}
+
+/// A call may cost so much of what it costs at the first value.
+const fn costs(value: usize) -> Option<Goal> {
+    Some(Goal {
+        value,
+        rate: false,
+        bound: 1.3,
+    })
 }
 
 /// What runs at one value.
@@ -27,6 +46,7 @@ struct Load {
     in_flight: u32,
     server: Vec<String>,
     client: Vec<String>,
+    callers: Option<usize>,
 }
 
 impl Load {
@@ -37,11 +57,38 @@ impl Load {
             in_flight: 64,
             server: Vec::new(),
             client: Vec::new(),
+            callers: None,
         }
     }
 }
 
-const DIMENSIONS: [Dimension; 6] = [
+const DIMENSIONS: [Dimension; 8] = [
+    Dimension {
+        name: "callers",
+        note: "threads of the client, on one core; 64 calls at once on one connection",
+        values: &[1, 2, 4],
+        settings: |callers| Load {
+            callers: Some(callers),
+            ..Load::usual()
+        },
+        goal: Some(Goal {
+            value: 4,
+            rate: true,
+            bound: 0.8,
+        }),
+    },
+    Dimension {
+        name: "busy connections",
+        note: "16 calls at once on each",
+        values: &[1, 10, 100, 1_000],
+        settings: |connections| Load {
+            connections,
+            in_flight: 16,
+            server: vec![format!("max-connections={}", connections + 10)],
+            ..Load::usual()
+        },
+        goal: costs(1_000),
+    },
     Dimension {
         name: "connections",
         note: "64 calls at once in all, each on the next connection; up to 64 what is lost is that \
@@ -53,6 +100,7 @@ const DIMENSIONS: [Dimension; 6] = [
             client: vec!["rotate=true".to_owned()],
             ..Load::usual()
         },
+        goal: None,
     },
     Dimension {
         name: "streams",
@@ -63,6 +111,7 @@ const DIMENSIONS: [Dimension; 6] = [
             client: vec![format!("idle-streams={streams}")],
             ..Load::usual()
         },
+        goal: costs(10_000),
     },
     Dimension {
         name: "methods",
@@ -72,6 +121,7 @@ const DIMENSIONS: [Dimension; 6] = [
             server: vec![format!("methods={methods}")],
             ..Load::usual()
         },
+        goal: costs(10_000),
     },
     Dimension {
         name: "methods called",
@@ -82,6 +132,7 @@ const DIMENSIONS: [Dimension; 6] = [
             client: vec![format!("methods={methods}")],
             ..Load::usual()
         },
+        goal: None,
     },
     Dimension {
         name: "metadata",
@@ -91,6 +142,7 @@ const DIMENSIONS: [Dimension; 6] = [
             client: vec![format!("metadata={entries}")],
             ..Load::usual()
         },
+        goal: None,
     },
     Dimension {
         name: "bytes",
@@ -114,6 +166,7 @@ const DIMENSIONS: [Dimension; 6] = [
                 ..Load::usual()
             }
         },
+        goal: None,
     },
 ];
 
@@ -136,6 +189,7 @@ struct Options {
     rounds: usize,
     seconds: f64,
     json: Option<String>,
+    check: bool,
 }
 
 impl Options {
@@ -145,8 +199,13 @@ impl Options {
             rounds: 3,
             seconds: 1.0,
             json: None,
+            check: false,
         };
         while let Some(name) = words.next() {
+            if name == "--check" {
+                options.check = true;
+                continue;
+            }
             let value = words
                 .next()
                 .ok_or_else(|| format!("{name} needs a value"))?;
@@ -176,8 +235,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Outcome<()> {
     let program = build("ours", false)?.path;
-    let cores = Cores::pinned();
     let mut lines = Vec::new();
+    let mut broken = 0;
     for dimension in &DIMENSIONS {
         let only = options.only.as_ref();
         if !only.is_none_or(|only| only.iter().any(|name| name == dimension.name)) {
@@ -196,6 +255,10 @@ fn run(options: &Options) -> Outcome<()> {
         let mut first: Option<(f64, f64)> = None;
         for &value in dimension.values {
             let load = (dimension.settings)(value);
+            let cores = Cores {
+                callers: load.callers,
+                ..Cores::pinned()
+            };
             let setup = Setup {
                 server: &program,
                 client: &program,
@@ -235,9 +298,40 @@ fn run(options: &Options) -> Outcome<()> {
             );
             lines.push(line);
         }
+        if let Some(goal) = dimension.goal {
+            broken += usize::from(!is_kept(dimension.name, goal, &lines));
+        }
     }
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_string_pretty(&lines)?)?;
     }
+    if options.check && broken > 0 {
+        return Err(format!("{broken} goals are not reached").into());
+    }
     Ok(())
+}
+
+/// Prints what came of a goal.
+fn is_kept(dimension: &str, goal: Goal, lines: &[Line]) -> bool {
+    let of = |wanted: usize| {
+        let mut lines = lines.iter().filter(|line| line.dimension == dimension);
+        lines.find(|line| line.value == wanted)
+    };
+    let first = lines.iter().find(|line| line.dimension == dimension);
+    let (Some(first), Some(line)) = (first, of(goal.value)) else {
+        return false;
+    };
+    let (kept, ratio, what) = if goal.rate {
+        let ratio = line.per_s / first.per_s;
+        (ratio >= goal.bound, ratio, "calls/s, at least")
+    } else {
+        let ratio = line.server_to_first.max(line.client_to_first);
+        (ratio <= goal.bound, ratio, "cost, at most")
+    };
+    let word = if kept { "kept  " } else { "BROKEN" };
+    println!(
+        "{word} {} {dimension}: {ratio:.3} of the first's {what} {}",
+        goal.value, goal.bound
+    );
+    kept
 }

@@ -14,31 +14,26 @@ use super::calls::{Call, Gathering, Inbox, Stage, State};
 use super::driver::{reason, wake_roomy};
 use super::halves::{Hold, Requests, Responses};
 use super::heads::{Heads, RequestHead, Target};
-use super::report::{Report, tell};
+use super::report::Report;
 use super::task::HandlerTask;
-use super::unary::{self, Timed, go_on, unpack_and_start};
+use super::unary;
 use crate::server::handler::{Finished, Handler, IncomingCall, Single};
 use crate::server::load::{Admission, Held};
-use crate::server::pace::SLOW;
 use crate::server::router::Ended;
-use crate::server::slot::{Answer, Ran};
+use crate::server::slot::Answer;
 use crate::transport::http2::assembler::Assembler;
 use crate::wire::compression::Unpacking;
 use crate::wire::message::{Next, PREFIX};
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
-/// What is kept of the memory for responses.
-const ARENA: usize = 64 * 1024;
-/// A message from this size on is not copied with others.
-const LARGE: usize = 16 * 1024;
-
 /// What one read has brought.
 pub(super) struct Batch {
-    heads: Heads,
-    ready: Vec<Ready>,
+    pub(super) heads: Heads,
+    pub(super) ready: Vec<Ready>,
     pub(super) wakers: Vec<Waker>,
-    arena: BytesMut,
-    ran: Vec<Polled>,
+    /// Where small responses are encoded.
+    pub(super) arena: BytesMut,
+    pub(super) ran: Vec<Polled>,
     /// The last of `ready` awaits its message.
     awaits: bool,
     /// When the read was.
@@ -46,18 +41,18 @@ pub(super) struct Batch {
 }
 
 /// A unary call whose request is whole.
-struct Ready {
-    key: StreamKey,
-    route: usize,
-    call: Option<IncomingCall>,
-    message: Message,
-    report: Option<Box<Report>>,
+pub(super) struct Ready {
+    pub(super) key: StreamKey,
+    pub(super) route: usize,
+    pub(super) call: Option<IncomingCall>,
+    pub(super) message: Message,
+    pub(super) report: Option<Box<Report>>,
     /// What the message takes when it did not come in one piece; in a box, since most did.
-    held: Option<Box<Held>>,
+    pub(super) held: Option<Box<Held>>,
 }
 
 /// Where a request's message is.
-enum Message {
+pub(super) enum Message {
     /// Only the head of the call has arrived, and nothing since.
     Awaited,
     /// In what was read.
@@ -68,16 +63,16 @@ enum Message {
 }
 
 /// A call of this batch that has run.
-struct Polled {
-    key: StreamKey,
-    deadline: Option<Deadline>,
-    outcome: Outcome,
-    report: Option<Box<Report>>,
-    held: Option<Box<Held>>,
+pub(super) struct Polled {
+    pub(super) key: StreamKey,
+    pub(super) deadline: Option<Deadline>,
+    pub(super) outcome: Outcome,
+    pub(super) report: Option<Box<Report>>,
+    pub(super) held: Option<Box<Held>>,
 }
 
 /// What came of a call in this batch.
-enum Outcome {
+pub(super) enum Outcome {
     /// Its response is in the arena.
     Answer(Answer, Range<usize>),
     Large(Answer, Bytes),
@@ -431,170 +426,6 @@ impl Batch {
                 state.remove(key);
                 state.ended(report, Some(status));
             }
-        }
-    }
-
-    /// Runs the calls that are ready, without the lock, and answers those that are done.
-    pub(super) fn run(&mut self, shared: &Arc<Shared>, input: &[u8]) {
-        if self.ready.is_empty() {
-            return;
-        }
-        let mut last = Instant::now();
-        let mut late = false;
-        let mut ready = std::mem::take(&mut self.ready);
-        for Ready {
-            key,
-            route,
-            call: place,
-            message,
-            report,
-            held,
-        } in &mut ready
-        {
-            let (key, route, report) = (*key, *route, report.take());
-            let held = held.take();
-            let Some(call) = place else {
-                continue;
-            };
-            let route = &mut self.heads.routes[route];
-            let Handler::Unary(handler) = &route.handler else {
-                continue;
-            };
-            let octets = match &message {
-                Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
-                Message::Own(message) => message,
-                Message::Packed(_) => {
-                    let handler = Arc::clone(handler);
-                    if let Some(call) = place.take()
-                        && let Message::Packed(unpacking) =
-                            std::mem::replace(message, Message::Awaited)
-                    {
-                        let deadline = call.deadline;
-                        let future = unpack_and_start(handler, call, unpacking);
-                        let scoped = Box::pin(Deadline::scope(deadline, future));
-                        self.ran.push(Polled {
-                            key,
-                            deadline,
-                            outcome: Outcome::Task(scoped),
-                            report,
-                            held,
-                        });
-                    }
-                    continue;
-                }
-                Message::Awaited => continue,
-            };
-            let deadline = call.deadline;
-            if late || !handler.pace().is_in_place() {
-                let message = match message {
-                    Message::Own(message) => message.clone(),
-                    _ => Bytes::copy_from_slice(octets),
-                };
-                let Some(call) = place.take() else {
-                    continue;
-                };
-                let future = handler.start(call, message);
-                let timed = Timed {
-                    future,
-                    handler: Arc::clone(handler),
-                    first: true,
-                };
-                let scoped = Box::pin(Deadline::scope(deadline, timed));
-                self.ran.push(Polled {
-                    key,
-                    deadline,
-                    outcome: Outcome::Task(scoped),
-                    report,
-                    held,
-                });
-                continue;
-            }
-            if deadline.is_some_and(|deadline| deadline.instant() <= last) {
-                // It has waited behind the others of its batch for as long as it had.
-                let status =
-                    Status::deadline_exceeded("the deadline had passed before the handler ran");
-                self.ran.push(Polled {
-                    key,
-                    deadline,
-                    outcome: Outcome::Failed(status),
-                    report,
-                    held,
-                });
-                continue;
-            }
-            let slot = route.slot.get_or_insert_with(|| handler.slot());
-            let start = self.arena.len();
-            let outcome = match slot.run(place, octets, &mut self.arena) {
-                Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
-                    Outcome::Large(answer, self.arena.split_off(start).freeze())
-                }
-                Ran::Done(Ok(answer)) => Outcome::Answer(answer, start..self.arena.len()),
-                Ran::Done(Err(status)) => Outcome::Failed(status),
-                Ran::Waits(future) => Outcome::Task(future),
-            };
-            self.ran.push(Polled {
-                key,
-                deadline,
-                outcome,
-                report,
-                held,
-            });
-            let now = Instant::now();
-            if now.duration_since(last) >= SLOW {
-                handler.pace().slow();
-                // The others have waited long enough.
-                late = true;
-            }
-            last = now;
-        }
-        ready.clear();
-        self.ready = ready;
-        self.answer(shared);
-    }
-
-    fn answer(&mut self, shared: &Arc<Shared>) {
-        let mut state = shared.lock();
-        for Polled {
-            key,
-            deadline,
-            outcome,
-            report,
-            held,
-        } in self.ran.drain(..)
-        {
-            let status = match outcome {
-                Outcome::Answer(answer, range) => {
-                    let message = self.arena.get(range).unwrap_or_default();
-                    state.answer(key, &answer, message);
-                    None
-                }
-                Outcome::Large(answer, message) => {
-                    let single = Single {
-                        metadata: answer.metadata,
-                        encoding: answer.encoding,
-                        message,
-                        trailers: answer.trailers,
-                    };
-                    state.answer_single(key, single)
-                }
-                Outcome::Failed(status) => {
-                    state.refuse(key, &status, false);
-                    Some(status)
-                }
-                Outcome::Task(future) => {
-                    go_on(shared, &mut state, key, deadline, future, report, held);
-                    continue;
-                }
-            };
-            state.forget(key);
-            state.ended(report, status);
-        }
-        let reports = state.take_reports();
-        drop(state);
-        tell(reports);
-        self.arena.clear();
-        if self.arena.capacity() > ARENA {
-            self.arena = BytesMut::new();
         }
     }
 }
