@@ -6,7 +6,9 @@ use bytes::Bytes;
 use rpc_core::server::Service;
 use rpc_core::{Channel, ClientTls, Code, Codec, Method, Request, Server, ServerTls, Status};
 use rpc_http2::Config;
+use rpc_http2::frame::kind;
 use rpc_testkit::proto::{Message, TestClient, TestServer};
+use rpc_testkit::raw::RawClient;
 use rpc_testkit::{TestService, run};
 use tokio::time::Instant;
 
@@ -188,4 +190,39 @@ async fn a_call_that_waits_for_the_limit_and_is_dropped_gives_nothing_to_another
     assert_eq!(status.code(), Code::Cancelled, "{status}");
     let answer = within(5, next_back.recv()).await.unwrap().unwrap();
     assert_eq!(answer.number, 7);
+}
+
+/// Each request asks for an answer, and the answers are longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_is_not_read_from() {
+    const MOST: usize = 2_000_000;
+    let server = rpc_testkit::serve().await;
+    let address = server.uri.trim_start_matches("http://");
+    let (mut client, mut reader) = RawClient::connect(address, &[]).await.unwrap();
+    let mut sent = 0;
+    let blocked = loop {
+        let calls: Vec<u8> = (0..100)
+            .flat_map(|_| client.head("/nobody.Here/Nothing", true).1)
+            .collect();
+        match tokio::time::timeout(Duration::from_secs(1), client.write(&calls)).await {
+            Ok(written) => written.unwrap(),
+            // Some of them are on their way; it goes on with the rest of the last one below.
+            Err(_) => break true,
+        }
+        sent += 100;
+        if sent >= MOST {
+            break false;
+        }
+    };
+    assert!(blocked, "{sent} requests were read while no answer was");
+    // Nothing is lost: once it reads, all that was written is answered.
+    let answers = async {
+        let mut answers = 0;
+        while answers < sent {
+            let frame = reader.next().await.expect("the connection has ended");
+            assert_ne!(frame.header.kind, kind::GOAWAY);
+            answers += usize::from(frame.header.kind == kind::HEADERS);
+        }
+    };
+    within(60, answers).await;
 }

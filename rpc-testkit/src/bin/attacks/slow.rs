@@ -153,8 +153,7 @@ pub(crate) async fn slow_sockets(size: Size, promises: &mut Promises) -> Outcome
     let (plainly, handshaking, off, late, patient) = tokio::join!(
         slow(&plain.victim, &Stage::PLAIN, each),
         slow(&tls.victim, &Stage::TLS, handshakes),
-        // The first four octets have a time of their own, which is no setting.
-        slow(&off, &Stage::PLAIN[1..4], 1),
+        slow(&off, &Stage::PLAIN[..4], 1),
         slow(&plain.victim, &[Stage::LatePreface], 1),
         patient(&plain.victim.address),
     );
@@ -163,6 +162,10 @@ pub(crate) async fn slow_sockets(size: Size, promises: &mut Promises) -> Outcome
     let twin = if patient { "served" } else { "NOT served" };
     let checks = [
         (patient, "its honest twin was not served"),
+        (
+            late.late.is_empty(),
+            "a preface whose fourth octet comes after 9 s is held for too long",
+        ),
         (
             off.longest.is_none(),
             "sockets are dropped without the limits too",
@@ -183,14 +186,6 @@ pub(crate) async fn slow_sockets(size: Size, promises: &mut Promises) -> Outcome
         &checks,
         promises,
     );
-    // The time for SETTINGS begins when the first octets have come, which may take as long.
-    if late.late.is_empty() {
-        println!("S13c a late preface was dropped after {:.1?}", late.longest);
-    } else {
-        println!(
-            "KNOWN  S13c a preface whose fourth octet comes after 9 s is held for longer than {DROPPED:?}"
-        );
-    }
     // Its bystander is the twin; how long a handshake may take cannot be turned off.
     let found = tls.end(()).await?;
     handshaking.print("S13b", "slow at TLS", &found, "-", "-", &[], promises);
