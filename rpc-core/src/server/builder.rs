@@ -187,7 +187,7 @@ impl ServerBuilder {
     }
 
     /// How many bytes the server holds for all calls together, beyond what flow control bounds; by
-    /// default 256 MiB, or four messages of the largest size when that is more.
+    /// default 192 MiB, or four messages of the largest size when that is more.
     ///
     /// Counted are messages of which a part has arrived, requests that did not come in one piece while
     /// their handlers run, and large responses that the client does not take. A call that would hold

@@ -7,7 +7,7 @@ use super::builder::Options;
 use crate::Status;
 
 /// The least that there is for calls unless a server is told otherwise.
-const BUDGET: usize = 256 * 1024 * 1024;
+const BUDGET: usize = 192 * 1024 * 1024;
 /// So many of the largest messages there is room for at least unless a server is told otherwise.
 const LARGEST: usize = 4;
 
