@@ -15,6 +15,17 @@ impl Promises {
         println!("{} {found}", if kept { "kept  " } else { "BROKEN" });
         self.broken |= !kept;
     }
+
+    /// Whether none was broken.
+    #[must_use]
+    pub fn are_kept(&self) -> bool {
+        !self.broken
+    }
+
+    /// Takes in what others have found.
+    pub fn add(&mut self, other: &Self) {
+        self.broken |= other.broken;
+    }
 }
 
 impl From<Promises> for ExitCode {
