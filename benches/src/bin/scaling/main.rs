@@ -65,7 +65,7 @@ impl Load {
 const DIMENSIONS: [Dimension; 8] = [
     Dimension {
         name: "callers",
-        note: "threads of the client, on one core; 64 calls at once on one connection",
+        note: "threads of the client; both processes on all cores; 64 calls at once on one connection",
         values: &[1, 2, 4],
         settings: |callers| Load {
             callers: Some(callers),
@@ -255,9 +255,12 @@ fn run(options: &Options) -> Outcome<()> {
         let mut first: Option<(f64, f64)> = None;
         for &value in dimension.values {
             let load = (dimension.settings)(value);
-            let cores = Cores {
-                callers: load.callers,
-                ..Cores::pinned()
+            let cores = match load.callers {
+                None => Cores::pinned(),
+                Some(callers) => Cores {
+                    callers: Some(callers),
+                    ..Cores::all()?
+                },
             };
             let setup = Setup {
                 server: &program,

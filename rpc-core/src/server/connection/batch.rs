@@ -38,6 +38,8 @@ pub(super) struct Batch {
     awaits: bool,
     /// When the read was.
     pub(super) now: Instant,
+    /// Calls, and pieces of those that are open, that have come.
+    came: u32,
 }
 
 /// A unary call whose request is whole.
@@ -91,6 +93,7 @@ impl Batch {
             ran: Vec::new(),
             awaits: false,
             now: Instant::now(),
+            came: 0,
         }
     }
 
@@ -110,9 +113,12 @@ impl Batch {
                 None => break,
                 Some(Event::Data { stream, data, end }) => {
                     let place = data.as_ptr() as usize - start;
+                    // The data of a call's head in the same read is one with it.
+                    self.came += u32::from(!self.awaits);
                     self.on_data(state, stream, data, place, end);
                 }
                 Some(Event::Head { stream, block, end }) => {
+                    self.came += 1;
                     let oversized = block.oversized;
                     let head = self.read_head(shared, block);
                     self.on_head(shared, state, stream, head, oversized, end);
@@ -129,6 +135,11 @@ impl Batch {
         state.settle();
         wake_roomy(state, &mut self.wakers);
         Ok(())
+    }
+
+    /// How many calls, or pieces of open ones, have come since it was asked last.
+    pub(super) fn take_came(&mut self) -> u32 {
+        std::mem::take(&mut self.came)
     }
 
     fn read_head(&mut self, shared: &Shared, block: Block<'_>) -> RequestHead {

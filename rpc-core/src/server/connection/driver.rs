@@ -67,7 +67,9 @@ impl Driver {
             }
         };
         if read > 0 {
-            self.busy_poll.came(self.busy_poll.since(), self.batch.now);
+            let single = self.batch.take_came() <= 1;
+            let since = self.busy_poll.since();
+            self.busy_poll.came(since, self.batch.now, single);
         }
         {
             let mut state = shared.lock();

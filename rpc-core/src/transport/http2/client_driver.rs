@@ -78,7 +78,7 @@ impl Driver {
         {
             let mut state = shared.lock();
             if read > 0 {
-                self.busy_poll.came(state.sent.take(), now);
+                self.busy_poll.came(state.sent.take(), now, true);
             }
             if state.unheld {
                 state.machine.shut_down(now.into_std());
