@@ -80,6 +80,8 @@ pub struct Decoder {
     prefixes: Vec<Option<Box<Remembered>>>,
     /// How many prefixes have been remembered.
     remembered: u64,
+    /// The slot of the prefix that was there last.
+    last: usize,
     rest: Fields,
 }
 
@@ -99,6 +101,7 @@ impl Decoder {
             max_fields,
             prefixes: Vec::new(),
             remembered: 0,
+            last: 0,
             rest: Fields::new(),
         }
     }
@@ -141,9 +144,15 @@ impl Decoder {
                 .is_some_and(|known| {
                     known.version == self.table.version() && known.octets == octets
                 });
-            if known || self.remember(slot, octets)? {
+            let found = match known {
+                true => Some(slot),
+                false if self.is_last(octets)? => Some(self.last),
+                false => self.remember(slot, octets)?.then_some(slot),
+            };
+            if let Some(slot) = found {
                 rest = behind;
-                prefix = Some(slot);
+                prefix = found;
+                self.last = slot;
             }
         }
         let room = match prefix.and_then(|slot| self.prefixes.get(slot)?.as_deref()) {
@@ -177,6 +186,25 @@ impl Decoder {
             .prefix
             .and_then(|slot| self.prefixes.get(slot)?.as_deref());
         Summary::of(prefix.map(|known| known.summary), self.block(decoded))
+    }
+
+    /// Whether a run of indexed fields stands for what the last one did.
+    ///
+    /// A peer that inserts something with each block, as most do with each deadline, has other
+    /// indices for the same fields in each block.
+    fn is_last(&self, octets: &[u8]) -> Result<bool, HpackError> {
+        let Some(last) = self.prefixes.get(self.last).and_then(Option::as_deref) else {
+            return Ok(false);
+        };
+        let mut fields = last.fields.iter();
+        let mut input = octets;
+        while !input.is_empty() {
+            let index = integer::decode(&mut input, 7)?;
+            if fields.next() != Some(field(&self.table, index)?) {
+                return Ok(false);
+            }
+        }
+        Ok(fields.next().is_none())
     }
 
     /// Decodes a run of indexed fields into its slot; false when it is too large for that.

@@ -152,6 +152,38 @@ fn a_prefix_is_remembered_until_the_table_changes() {
 }
 
 #[test]
+fn fields_keep_their_number_when_their_indices_shift() {
+    let mut decoder = decoder();
+    let serial = |block: Block<'_>| block.prefix.map(|prefix| prefix.serial);
+    decoder.decode(&hex("4001 6101 31")).unwrap();
+    let first = serial(decoder.decode(&hex("8286 be 4001 7401 31")).unwrap());
+    assert!(first.is_some());
+    // Each block inserts another `t`, as a peer does with the deadline of each call.
+    for (index, value) in ["32", "33", "34"].iter().enumerate() {
+        let place = 0xbf + index;
+        let block = decoder
+            .decode(&hex(&format!("8286 {place:x} 4001 7401 {value}")))
+            .unwrap();
+        assert_eq!(serial(block), first);
+        let text = char::from(b'2' + index as u8).to_string();
+        assert_eq!(
+            list(block),
+            fields(&[
+                (":method", "GET"),
+                (":scheme", "http"),
+                ("a", "1"),
+                ("t", &text)
+            ])
+        );
+    }
+    // The same beginning and one field less, one more, or another one.
+    for block in ["8286", "8286 c1 c1", "8286 be"] {
+        let other = serial(decoder.decode(&hex(block)).unwrap());
+        assert!(other.is_some() && other != first, "{block}");
+    }
+}
+
+#[test]
 fn indices_that_are_not_there_are_refused() {
     for block in ["80", "be", "ff00", "7e01 61", "0f2f 01 61"] {
         assert_eq!(
