@@ -18,6 +18,13 @@ use crate::{Metadata, Status};
 /// More methods than this are looked up each time.
 const ROUTES: usize = 16 * 1024;
 
+/// A head with more than this is understood anew each time.
+const LARGEST: usize = 2048;
+
+/// Where so many heads were not as the one before, only one of so many is kept.
+const FEW: u32 = 4;
+const SELDOM: u32 = 64;
+
 /// A method that was called on this connection.
 pub(super) struct Route {
     pub(super) path: Arc<str>,
@@ -73,14 +80,56 @@ impl Known {
             return None;
         }
         Some(RequestHead {
-            target: Some(Target::Route(self.route?)),
+            timeout,
+            ..self.head(self.route?)
+        })
+    }
+
+    /// What is known, as the head of a call of this route.
+    fn head(&self, route: usize) -> RequestHead {
+        RequestHead {
+            target: Some(Target::Route(route)),
             is_post: self.is_post,
             is_grpc: self.fields.content_type == Some(ContentType::Grpc),
             metadata: self.fields.metadata.clone(),
-            timeout,
+            timeout: self.fields.timeout,
             encoding: self.fields.encoding,
             accept: self.fields.accept,
             error: None,
+        }
+    }
+}
+
+/// The last head that did not begin as a known one ends: most peers send paths as literals, and put
+/// the timeout among the other fields.
+#[derive(Default)]
+struct LastHead {
+    /// All its fields but `grpc-timeout`.
+    fields: rpc_http2::Fields,
+    known: Known,
+    /// Heads since the last that was the same.
+    others: u32,
+}
+
+impl LastHead {
+    /// The head of a block that differs in its timeout at the most.
+    fn same(&self, block: Block<'_>) -> Option<RequestHead> {
+        let route = self.known.route?;
+        let mut fields = self.fields.iter();
+        let mut timeout = None;
+        for field in block.fields() {
+            if field.0 == b"grpc-timeout" {
+                timeout = Some(timeout::parse(field.1)?);
+            } else if fields.next() != Some(field) {
+                return None;
+            }
+        }
+        if fields.next().is_some() || self.known.fields.has_error() {
+            return None;
+        }
+        Some(RequestHead {
+            timeout,
+            ..self.known.head(route)
         })
     }
 }
@@ -92,6 +141,7 @@ pub(super) struct Heads {
     by_path: HashMap<Arc<str>, usize>,
     /// By the slots of the engine's memory, with the number of what was there.
     known: Vec<Option<(u64, Known)>>,
+    last: LastHead,
 }
 
 impl Heads {
@@ -116,12 +166,17 @@ impl Heads {
                 if let Some(head) = known.and_then(|known| known.usual(block)) {
                     return head;
                 }
+                if let Some(head) = self.last.same(block) {
+                    self.last.others = 0;
+                    return head;
+                }
                 known.cloned().unwrap_or_default()
             }
         };
         for (name, value) in block.rest.iter() {
             self.take(&mut head, name, value, router);
         }
+        self.keep(&mut head, block);
         let target = match (head.route, head.path) {
             (Some(route), _) => Some(Target::Route(route)),
             (None, Some(path)) => Some(match router.route(&path) {
@@ -141,6 +196,32 @@ impl Heads {
             encoding: fields.encoding,
             accept: fields.accept,
         }
+    }
+
+    /// Keeps a head for the next one that is the same.
+    fn keep(&mut self, head: &mut Known, block: Block<'_>) {
+        self.last.others = self.last.others.wrapping_add(1);
+        if self.last.others > FEW && !self.last.others.is_multiple_of(SELDOM) {
+            return;
+        }
+        self.last.fields.clear();
+        self.last.known = Known::default();
+        // What is oversized is not all there.
+        if head.route.is_none() || block.oversized {
+            return;
+        }
+        for (name, value) in block.fields() {
+            if name != b"grpc-timeout" {
+                self.last.fields.push(name, value);
+            }
+        }
+        if self.last.fields.size() > LARGEST {
+            self.last.fields = rpc_http2::Fields::new();
+            return;
+        }
+        head.fields.share();
+        self.last.known = head.clone();
+        self.last.known.fields.timeout = None;
     }
 
     fn take(&mut self, known: &mut Known, name: &[u8], value: &[u8], router: &Router) {
@@ -218,6 +299,83 @@ mod tests {
                 };
                 assert_eq!(*heads.routes[route].path, **path);
             }
+        }
+    }
+
+    /// Heads as a peer sends them that has paths and timeouts as literals.
+    #[test]
+    fn a_head_like_the_last_one_has_its_own_timeout_and_fields() {
+        let state = Arc::new(());
+        let method = |path: &str| {
+            Method::dynamic(
+                path.to_owned(),
+                MethodKind::Unary,
+                Codec::raw(),
+                Codec::raw(),
+            )
+        };
+        let service = Service::new("s.S");
+        let service = ["/s.S/A", "/s.S/B"].iter().fold(service, |service, path| {
+            service.unary(
+                &method(path),
+                &state,
+                |_, request: Request<bytes::Bytes>| async {
+                    Ok(Response::new(request.into_inner()))
+                },
+            )
+        });
+        let router = Router::new().add_service(service);
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::new(4096, 16 * 1024, 128));
+        let mut heads = Heads::default();
+        let mut read = |path: &str, timeout: Option<&str>, user: &str| {
+            let mut block = Vec::new();
+            encoder.begin(&mut block);
+            encoder.stable(b":method", b"POST", &mut block);
+            encoder.volatile(b":path", path.as_bytes(), &mut block);
+            if let Some(timeout) = timeout {
+                encoder.volatile(b"grpc-timeout", timeout.as_bytes(), &mut block);
+            }
+            encoder.stable(b"content-type", b"application/grpc", &mut block);
+            encoder.volatile(b"x-user", user.as_bytes(), &mut block);
+            let head = heads.read(decoder.decode(&block).unwrap(), &router);
+            assert!(head.is_post && head.is_grpc);
+            let path = head.target.map(|target| match target {
+                Target::Route(route) => heads.routes[route].path.to_string(),
+                Target::Once(path, _) | Target::Missing(path, _) => format!("no {path}"),
+            });
+            let user = head.metadata.get("x-user").map(ToOwned::to_owned);
+            (
+                path.unwrap(),
+                head.timeout,
+                user.unwrap(),
+                head.error.is_some(),
+            )
+        };
+        let ms = |ms| Some(Duration::from_millis(ms));
+        for _ in 0..3 {
+            let of = |path: &str, timeout, user: &str, fails| {
+                (path.to_owned(), timeout, user.to_owned(), fails)
+            };
+            assert_eq!(
+                read("/s.S/A", Some("5m"), "x"),
+                of("/s.S/A", ms(5), "x", false)
+            );
+            assert_eq!(
+                read("/s.S/A", Some("6m"), "x"),
+                of("/s.S/A", ms(6), "x", false)
+            );
+            assert_eq!(read("/s.S/A", None, "x"), of("/s.S/A", None, "x", false));
+            assert_eq!(read("/s.S/A", None, "y"), of("/s.S/A", None, "y", false));
+            assert_eq!(
+                read("/s.S/B", Some("6m"), "y"),
+                of("/s.S/B", ms(6), "y", false)
+            );
+            assert_eq!(
+                read("/s.S/B", Some("bad"), "y"),
+                of("/s.S/B", None, "y", true)
+            );
+            assert_eq!(read("/s.S/B", None, "y"), of("/s.S/B", None, "y", false));
+            assert_eq!(read("/s.S/C", None, "y"), of("no /s.S/C", None, "y", false));
         }
     }
 }
