@@ -24,6 +24,9 @@ const PACE: Duration = Duration::from_secs(1);
 const BODY: Duration = Duration::from_secs(3);
 /// What one may cost, in KiB.
 const EACH: u64 = 32;
+/// So many sockets are opened before the server has accepted them. A system may keep no more than 128
+/// for it, and of a silent one that it did not keep the server never hears.
+const AT_ONCE: usize = 32;
 
 /// S13: what a connection is slow at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,8 +94,7 @@ impl Stage {
     }
 
     /// How long it was held; nothing when that was too long. A slow body ends with its call.
-    async fn run(self, address: String) -> io::Result<Option<Duration>> {
-        let mut socket = TcpStream::connect(address).await?;
+    async fn run(self, mut socket: TcpStream) -> io::Result<Option<Duration>> {
         let start = Instant::now();
         let (at_once, slowly) = self.octets();
         socket.write_all(&at_once).await?;
@@ -204,10 +206,14 @@ struct Dropped {
 /// Opens so many sockets at each stage.
 async fn slow(victim: &Victim, stages: &[Stage], each: u32) -> Outcome<Dropped> {
     let mut tasks = JoinSet::new();
+    let before = victim.descriptors()?;
     for _ in 0..each {
         for stage in stages.iter().copied() {
-            let address = victim.address.clone();
-            tasks.spawn(async move { (stage, stage.run(address).await) });
+            let socket = TcpStream::connect(&victim.address).await?;
+            tasks.spawn(async move { (stage, stage.run(socket).await) });
+            if tasks.len() % AT_ONCE == 0 {
+                accepted(victim, before + tasks.len()).await?;
+            }
         }
     }
     let mut dropped = Dropped::default();
@@ -221,6 +227,19 @@ async fn slow(victim: &Victim, stages: &[Stage], each: u32) -> Outcome<Dropped> 
         }
     }
     Ok(dropped)
+}
+
+/// Waits until the server has so many descriptors, or so many are gone already.
+async fn accepted(victim: &Victim, descriptors: usize) -> io::Result<()> {
+    let accepting = async {
+        while victim.descriptors()? < descriptors {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PACE, accepting)
+        .await
+        .unwrap_or(Ok(()))
 }
 
 impl Dropped {
