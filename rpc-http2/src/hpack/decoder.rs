@@ -1,6 +1,7 @@
 //! Header blocks into fields, with a memory of what blocks begin with.
 
 use super::dynamic_table::{DynamicTable, Entry};
+use super::steady::{self, Steady};
 use super::{HpackError, huffman, integer, static_table};
 use crate::fields::Fields;
 use crate::validate::Summary;
@@ -9,16 +10,17 @@ use crate::validate::Summary;
 const INITIAL_TABLE: usize = 4096;
 /// How many prefixes are remembered.
 const PREFIXES: usize = 64;
-/// A longer run of indexed fields is not remembered.
-const LONGEST_PREFIX: usize = 48;
+/// A longer run of fields is not remembered.
+const LONGEST_PREFIX: usize = 128;
 /// Nor is one that stands for more than this: it is a few octets, and what is made of it stays for as
 /// long as the connection does.
 const LARGEST_PREFIX: usize = 2 * 1024;
 
 /// A block that has been decoded.
 ///
-/// An RPC peer begins each block with the same run of indexed fields. Such a run stands for the same
-/// fields as long as nothing is inserted into the table, so it is decoded once and then compared.
+/// An RPC peer begins each block with the same run of indexed fields, and many send the path among
+/// them as a literal. Such a run stands for the same fields as long as nothing is inserted into the
+/// table, so it is decoded once and then compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
     /// The fields that the block begins with.
@@ -129,12 +131,11 @@ impl Decoder {
         if std::mem::take(&mut self.resize_due) && !block.first().is_some_and(is_resize) {
             return Err(HpackError::TableSize);
         }
-        let run = indexed_run(block);
+        let run = steady::run(block, LONGEST_PREFIX);
         let mut prefix = None;
         let mut rest = block;
         if let Some((octets, behind)) = block.split_at_checked(run)
-            && run > 0
-            && run <= LONGEST_PREFIX
+            && (1..=LONGEST_PREFIX).contains(&run)
         {
             let slot = slot_of(octets);
             let known = self
@@ -188,7 +189,7 @@ impl Decoder {
         Summary::of(prefix.map(|known| known.summary), self.block(decoded))
     }
 
-    /// Whether a run of indexed fields stands for what the last one did.
+    /// Whether a run of fields stands for what the last one did.
     ///
     /// A peer that inserts something with each block, as most do with each deadline, has other
     /// indices for the same fields in each block.
@@ -197,17 +198,21 @@ impl Decoder {
             return Ok(false);
         };
         let mut fields = last.fields.iter();
-        let mut input = octets;
-        while !input.is_empty() {
-            let index = integer::decode(&mut input, 7)?;
-            if fields.next() != Some(field(&self.table, index)?) {
+        let (mut input, mut before) = (octets, &*last.octets);
+        while let Some(field) = Steady::take(&mut input) {
+            let (known, value) = (Steady::take(&mut before), fields.next());
+            let same = match field? {
+                Steady::Indexed(index) => value == Some(indexed(&self.table, index)?),
+                path @ Steady::Path(_) => known == Some(Ok(path)),
+            };
+            if !same {
                 return Ok(false);
             }
         }
         Ok(fields.next().is_none())
     }
 
-    /// Decodes a run of indexed fields into its slot; false when it is too large for that.
+    /// Decodes a run of fields into its slot; false when it is too large for that.
     fn remember(&mut self, slot: usize, octets: &[u8]) -> Result<bool, HpackError> {
         if self.prefixes.is_empty() {
             self.prefixes.resize_with(PREFIXES, || None);
@@ -220,11 +225,23 @@ impl Decoder {
         remembered.summary = Summary::default();
         let largest = self.max_list.min(LARGEST_PREFIX);
         let mut input = octets;
-        while !input.is_empty() {
-            let index = integer::decode(&mut input, 7)?;
-            let (name, value) = field(&self.table, index)?;
-            remembered.fields.push(name, value);
-            remembered.summary.field(name, value);
+        while let Some(field) = Steady::take(&mut input) {
+            match field? {
+                Steady::Indexed(index) => {
+                    let (name, value) = indexed(&self.table, index)?;
+                    remembered.fields.push(name, value);
+                }
+                Steady::Path(mut value) => {
+                    let out = remembered.fields.open();
+                    out.extend_from_slice(b":path");
+                    let name_end = out.len();
+                    string(&mut value, out)?;
+                    remembered.fields.seal(name_end);
+                }
+            }
+            if let Some((name, value)) = remembered.fields.last() {
+                remembered.summary.field(name, value);
+            }
             if remembered.fields.size() > largest || remembered.fields.len() > self.max_fields {
                 return Ok(false);
             }
@@ -259,7 +276,7 @@ impl Decoder {
             may_resize = false;
             if first & 0x80 != 0 {
                 let index = integer::decode(&mut input, 7)?;
-                let (name, value) = field(&self.table, index)?;
+                let (name, value) = indexed(&self.table, index)?;
                 if !oversized {
                     self.rest.push(name, value);
                 }
@@ -291,7 +308,7 @@ impl Decoder {
     ) -> Result<(), HpackError> {
         let out = self.rest.open();
         if index > 0 {
-            out.extend_from_slice(field(&self.table, index)?.0);
+            out.extend_from_slice(indexed(&self.table, index)?.0);
         } else {
             string(input, out)?;
         }
@@ -310,21 +327,6 @@ fn is_resize(first: &u8) -> bool {
     first & 0xe0 == 0x20
 }
 
-/// How many octets of fully indexed fields (section 6.1) a block begins with.
-fn indexed_run(block: &[u8]) -> usize {
-    let mut input = block;
-    while let Some(first) = input.first()
-        && first & 0x80 != 0
-    {
-        let before = input;
-        if integer::decode(&mut input, 7).is_err() {
-            input = before;
-            break;
-        }
-    }
-    block.len().saturating_sub(input.len())
-}
-
 fn slot_of(octets: &[u8]) -> usize {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for octet in octets {
@@ -334,7 +336,7 @@ fn slot_of(octets: &[u8]) -> usize {
 }
 
 /// The field of an index into both tables (section 2.3.3).
-fn field(table: &DynamicTable, index: usize) -> Result<(&[u8], &[u8]), HpackError> {
+fn indexed(table: &DynamicTable, index: usize) -> Result<(&[u8], &[u8]), HpackError> {
     let found = match index.checked_sub(static_table::LENGTH.saturating_add(1)) {
         None => static_table::get(index),
         Some(place) => table.get(place).map(Entry::parts),

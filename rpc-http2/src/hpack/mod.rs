@@ -7,6 +7,7 @@ mod hashed;
 mod huffman;
 mod integer;
 mod static_table;
+mod steady;
 
 pub(crate) use decoder::Decoded;
 pub use decoder::{Block, Decoder, Prefix};

@@ -274,3 +274,50 @@ fn prefixes_take_little_memory_whatever_they_stand_for() {
         .sum();
     assert!(remembered <= 128 * 1024, "{remembered}");
 }
+
+#[test]
+fn paths_that_are_literals_belong_to_the_prefix() {
+    // A path in plain octets and with Huffman, without indexing and never indexed.
+    for path in ["04 02 2f61", "14 02 2f61", "05 82 607f", "15 82 607f"] {
+        let mut decoder = decoder();
+        let serial = |block: Block<'_>| block.prefix.map(|prefix| prefix.serial);
+        let block = hex(&format!("83 86 {path} 4001 7401 31"));
+        let block = decoder.decode(&block).unwrap();
+        let first = serial(block);
+        assert!(first.is_some() && block.rest.len() == 1, "{path}");
+        for (place, value) in [(0xbe, "32"), (0xbf, "33")] {
+            // The field that was inserted before is behind the path now.
+            let next = format!("83 86 {path} {place:x} 4001 7401 {value}");
+            let block = decoder.decode(&hex(&next)).unwrap();
+            let value = char::from(value.as_bytes()[1]).to_string();
+            assert_eq!(
+                list(block),
+                fields(&[
+                    (":method", "POST"),
+                    (":scheme", "http"),
+                    (":path", "/a"),
+                    ("t", "1"),
+                    ("t", &value)
+                ])
+            );
+        }
+        // Another path in the same place, and one that is cut.
+        let other = decoder.decode(&hex("83 86 04 02 2f62 c0")).unwrap();
+        assert_eq!(list(other)[2].1, "/b");
+        assert!(serial(other).is_some_and(|serial| Some(serial) != first));
+        assert_eq!(
+            decoder.decode(&hex("83 86 04 03 2f61")).err(),
+            Some(HpackError::Truncated)
+        );
+    }
+}
+
+#[test]
+fn a_long_path_is_behind_the_prefix() {
+    let mut decoder = decoder();
+    let mut block = hex("83 86 04 7f 21");
+    block.extend([b'/'; 160]);
+    let block = decoder.decode(&block).unwrap();
+    assert_eq!(block.prefix.map(|prefix| prefix.fields.len()), Some(2));
+    assert_eq!(block.fields().count(), 3);
+}
