@@ -17,6 +17,7 @@ mod health;
 mod interceptors;
 mod lifecycle;
 mod paths;
+mod pieces;
 mod scripted;
 mod streams;
 mod stuck;

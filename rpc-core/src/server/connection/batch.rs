@@ -34,7 +34,7 @@ pub(super) struct Batch {
     /// Where small responses are encoded.
     pub(super) arena: BytesMut,
     pub(super) ran: Vec<Polled>,
-    /// The last of `ready` awaits its message.
+    /// The last of `ready` awaits its message, or the end of its stream.
     awaits: bool,
     /// When the read was.
     pub(super) now: Instant,
@@ -105,33 +105,35 @@ impl Batch {
     ) -> Result<(), ConnectionError> {
         self.now = Instant::now();
         let now = self.now.into_std();
-        let start = input.as_ptr() as usize;
+        let whole = *input;
         let mut state = shared.lock();
         let state = &mut *state;
         loop {
             match state.machine.receive(input, now)? {
                 None => break,
                 Some(Event::Data { stream, data, end }) => {
-                    let place = data.as_ptr() as usize - start;
                     // The data of a call's head in the same read is one with it.
                     self.came += u32::from(!self.awaits);
-                    self.on_data(state, stream, data, place, end);
+                    self.on_data(state, stream, data, whole, end);
                 }
                 Some(Event::Head { stream, block, end }) => {
                     self.came += 1;
                     let oversized = block.oversized;
                     let head = self.read_head(shared, block);
+                    self.gather(state, whole);
                     self.on_head(shared, state, stream, head, oversized, end);
                 }
-                Some(Event::Trailers { stream, .. }) => self.on_data(state, stream, &[], 0, true),
+                Some(Event::Trailers { stream, .. }) => {
+                    self.on_data(state, stream, &[], whole, true);
+                }
                 Some(Event::Reset { stream, cause, .. }) => {
-                    self.gather(state);
+                    self.gather(state, whole);
                     state.on_reset(stream, reason(cause));
                 }
                 Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => {}
             }
         }
-        self.gather(state);
+        self.gather(state, whole);
         state.settle();
         wake_roomy(state, &mut self.wakers);
         Ok(())
@@ -155,7 +157,6 @@ impl Batch {
         oversized: bool,
         end: bool,
     ) {
-        self.gather(state);
         let RequestHead {
             target,
             is_post,
@@ -237,8 +238,7 @@ impl Batch {
                     });
                     self.awaits = true;
                     if end {
-                        self.gather(state);
-                        self.on_data(state, key, &[], 0, true);
+                        self.on_data(state, key, &[], &[], true);
                     }
                     return;
                 }
@@ -299,8 +299,8 @@ impl Batch {
         });
     }
 
-    /// Lets the latest unary call wait for the rest of its request.
-    fn gather(&mut self, state: &mut State) {
+    /// Lets the latest unary call wait for the rest of its request, which may be only the end of it.
+    fn gather(&mut self, state: &mut State, whole: &[u8]) {
         if !std::mem::replace(&mut self.awaits, false) {
             return;
         }
@@ -308,6 +308,7 @@ impl Batch {
             key,
             route,
             call: Some(call),
+            message,
             report,
             ..
         }) = self.ready.pop()
@@ -317,12 +318,17 @@ impl Batch {
         if let Some(deadline) = call.deadline {
             state.wheel.set(key.index(), deadline.instant().into_std());
         }
-        let assembler = Assembler::new(call.limit);
+        let mut assembler = Assembler::new(call.limit);
+        let mut held = Held::new(&state.account);
+        if let Message::Read(place) = message {
+            assembler.push(&whole[place.start - PREFIX..place.end]);
+        }
+        let has_room = held.set(assembler.len());
         let gathering = Gathering {
             route,
             call,
             assembler,
-            held: Held::new(&state.account),
+            held,
         };
         state.insert(Call {
             key,
@@ -331,37 +337,68 @@ impl Batch {
             head_sent: false,
             turn: false,
         });
+        if !has_room {
+            let status = state.account.too_much();
+            state.end(key.index(), status);
+        }
     }
 
-    /// Takes in the whole request of the latest unary call, when this is it.
+    /// Takes in the whole request of the latest unary call, or the end behind it, when this is it.
     fn complete_latest(
         &mut self,
         state: &mut State,
         key: StreamKey,
         data: &[u8],
-        place: usize,
+        whole: &[u8],
+        end: bool,
     ) -> bool {
-        if !self.awaits || !is_whole_message(data) {
-            return false;
-        }
-        let Some(latest) = self.ready.last_mut() else {
+        let latest = self.ready.last_mut().filter(|latest| latest.key == key);
+        let Some(latest) = latest.filter(|_| self.awaits) else {
             return false;
         };
         let limit = latest.call.as_ref().map_or(0, |call| call.limit);
-        if latest.key != key || data.len() - PREFIX > limit {
-            return false;
+        match latest.message {
+            Message::Awaited if is_message_within(data, limit) => {
+                latest.message = Message::Read(place_of(data, whole));
+                state.machine.consume(key, data.len());
+            }
+            // Many clients end the stream with a frame of its own.
+            Message::Read(_) if data.is_empty() && end => {}
+            _ => return false,
         }
-        latest.message = Message::Read(place + PREFIX..place + data.len());
-        self.awaits = false;
-        state.machine.consume(key, data.len());
+        self.awaits = !end;
         true
     }
 
-    fn on_data(&mut self, state: &mut State, key: StreamKey, data: &[u8], place: usize, end: bool) {
-        if end && self.complete_latest(state, key, data, place) {
+    /// Takes in the whole request of a unary call whose head came in an earlier read.
+    fn complete_gathering(
+        &mut self,
+        state: &mut State,
+        key: StreamKey,
+        data: &[u8],
+        whole: &[u8],
+        end: bool,
+    ) -> bool {
+        let Some(Stage::Gathering(gathering)) = state.call(key).map(|call| &call.stage) else {
+            return false;
+        };
+        if gathering.assembler.len() > 0 || !is_message_within(data, gathering.call.limit) {
+            return false;
+        }
+        state.machine.consume(key, data.len());
+        self.gathered(state, key, Ok(Message::Read(place_of(data, whole))));
+        self.awaits = !end;
+        true
+    }
+
+    fn on_data(&mut self, state: &mut State, key: StreamKey, data: &[u8], whole: &[u8], end: bool) {
+        if self.complete_latest(state, key, data, whole, end) {
             return;
         }
-        self.gather(state);
+        self.gather(state, whole);
+        if self.complete_gathering(state, key, data, whole, end) {
+            return;
+        }
         let Some(Some(call)) = state.calls.get_mut(key.index()) else {
             state.machine.consume(key, data.len());
             return;
@@ -422,13 +459,17 @@ impl Batch {
                 let Gathering {
                     route, call, held, ..
                 } = *gathering;
+                let held = match message {
+                    Message::Read(_) => None,
+                    _ => Some(Box::new(held)),
+                };
                 self.ready.push(Ready {
                     key,
                     route,
                     call: Some(call),
                     message,
                     report,
-                    held: Some(Box::new(held)),
+                    held,
                 });
             }
             Err(status) => {
@@ -441,13 +482,19 @@ impl Batch {
     }
 }
 
-/// Whether these octets are one message that is not compressed, and nothing else.
-fn is_whole_message(octets: &[u8]) -> bool {
-    match octets.first_chunk::<PREFIX>() {
-        Some([0, l0, l1, l2, l3]) => {
+/// Whether these octets are one message of up to this size that is not compressed, and nothing else.
+fn is_message_within(octets: &[u8], limit: usize) -> bool {
+    match octets.split_first_chunk::<PREFIX>() {
+        Some(([0, l0, l1, l2, l3], message)) => {
             let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize;
-            length.checked_add(PREFIX) == Some(octets.len())
+            length == message.len() && length <= limit
         }
         _ => false,
     }
+}
+
+/// Where the message of a piece is in what was read.
+fn place_of(piece: &[u8], whole: &[u8]) -> Range<usize> {
+    let start = piece.as_ptr() as usize - whole.as_ptr() as usize;
+    start + PREFIX..start + piece.len()
 }
