@@ -100,8 +100,9 @@ async fn several_accept_loops_share_a_port_and_end_together() {
 async fn what_is_gone_before_it_is_accepted_does_not_delay_the_next() {
     let server = serve(&Peers::default(), 1).await;
     let address: std::net::SocketAddr = server.uri.trim_start_matches("http://").parse().unwrap();
-    // The server's task cannot run until the next await, so these wait in the backlog.
-    for _ in 0..100 {
+    // The server's task cannot run until the next await, so these wait in the backlog, which a system
+    // may keep small.
+    for _ in 0..40 {
         let socket = std::net::TcpStream::connect(address).unwrap();
         socket2::SockRef::from(&socket)
             .set_linger(Some(Duration::ZERO))
@@ -110,8 +111,8 @@ async fn what_is_gone_before_it_is_accepted_does_not_delay_the_next() {
     let started = std::time::Instant::now();
     let test = TestClient::new(Channel::connect(&server.uri).await.unwrap());
     test.echo(Message::default()).await.unwrap();
-    // A rest of 50 ms for each would be 5 s.
-    assert!(started.elapsed() < Duration::from_secs(2));
+    // A rest of 50 ms for each would be 2 s.
+    assert!(started.elapsed() < Duration::from_secs(1));
 }
 
 /// A connection past the limit waits until another one is gone, and is served then.

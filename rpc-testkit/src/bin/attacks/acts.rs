@@ -195,6 +195,8 @@ async fn repeat(
 
 /// How many calls a client that means well has in flight.
 const IN_FLIGHT: u32 = 64;
+/// What it takes from the connection before it gives room for more.
+const HALF_WINDOW: u32 = 32 * 1024;
 
 /// Makes calls as a client does that waits for its answers; what comes back says whether there will
 /// be one.
@@ -205,7 +207,7 @@ pub(crate) async fn converse(
     mut next: impl FnMut(&mut RawClient) -> (Vec<u8>, bool),
 ) -> Went {
     let start = Instant::now();
-    let (mut acts, mut open) = (0, 0);
+    let (mut acts, mut open, mut taken) = (0, 0, 0);
     let went = |acts, ended| Went {
         acts,
         seen: acts,
@@ -223,18 +225,29 @@ pub(crate) async fn converse(
             open += u32::from(answered);
             continue;
         }
-        let Ok(Some(frame)) = tokio::time::timeout(PATIENCE, reader.next()).await else {
-            let ended = Ended::Closed;
-            return went(acts, ended);
+        let header = match tokio::time::timeout(PATIENCE, reader.next()).await {
+            Ok(Some(frame)) if frame.header.kind == kind::GOAWAY => {
+                return went(acts, Ended::of(&frame));
+            }
+            Ok(Some(frame)) => frame.header,
+            Ok(None) => return went(acts, Ended::Closed),
+            // There is no answer; too few acts say so.
+            Err(_) => return went(acts, Ended::Not),
         };
-        let header = frame.header;
-        if header.kind == kind::GOAWAY {
-            let ended = Ended::of(&frame);
-            return went(acts, ended);
+        if header.kind == kind::DATA {
+            taken += header.length;
         }
         let last =
             matches!(header.kind, kind::DATA | kind::HEADERS) && header.has(flag::END_STREAM);
         open -= u32::from(last);
+        if taken > HALF_WINDOW || (taken > 0 && acts == times && open == 0) {
+            let room = frame(kind::WINDOW_UPDATE, 0, 0, &taken.to_be_bytes());
+            taken = 0;
+            if client.write(&room).await.is_err() {
+                let ended = reader.end(PATIENCE).await;
+                return went(acts, ended);
+            }
+        }
     }
     went(acts, Ended::Not)
 }
