@@ -1,7 +1,12 @@
 //! Call metadata: the custom header fields of a call.
 
+mod entries;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+use entries::{Entries, is_binary};
 
 /// What is wrong with a metadata key or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +58,8 @@ pub enum MetadataValue<'a> {
 /// The custom header or trailer fields of a call, in order, with repeated keys kept.
 ///
 /// Keys are lower case. Keys that end in `-bin` hold bytes, all others printable ASCII
-/// (gRPC protocol, section "Requests", Custom-Metadata). An empty map allocates nothing.
+/// (gRPC protocol, section "Requests", Custom-Metadata). An empty map allocates nothing, and the fields
+/// of others lie one behind the other in one piece of memory and are split when they are read.
 ///
 /// ```
 /// let mut metadata = rpc_core::Metadata::new();
@@ -64,46 +70,32 @@ pub enum MetadataValue<'a> {
 /// # Ok::<(), rpc_core::MetadataError>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Metadata(Option<Box<Entries>>);
+pub struct Metadata(Option<Box<Parts>>);
 
 /// What is in a map; most have nothing, and then are one pointer to nothing.
 #[derive(Clone, Default)]
-struct Entries {
-    /// Entries that come before the others and that many maps share.
-    shared: Option<Arc<Vec<Entry>>>,
-    own: Vec<Entry>,
+struct Parts {
+    /// Fields that come before the others and that many maps share.
+    shared: Option<Arc<Entries>>,
+    own: Entries,
 }
 
-impl Entries {
+impl Parts {
+    fn all(&self) -> impl Iterator<Item = &Entries> {
+        self.shared.as_deref().into_iter().chain([&self.own])
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.all().any(|entries| entries.has(key))
+    }
+
     /// Takes over what is shared, to change it.
-    fn all_own(&mut self) -> &mut Vec<Entry> {
+    fn all_own(&mut self) -> &mut Entries {
         if let Some(shared) = self.shared.take() {
-            let mut entries = Arc::unwrap_or_clone(shared);
-            entries.append(&mut self.own);
-            self.own = entries;
+            let own = std::mem::replace(&mut self.own, Arc::unwrap_or_clone(shared));
+            self.own.append(&own);
         }
         &mut self.own
-    }
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Entry {
-    key: Box<str>,
-    value: Value,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Value {
-    Text(Box<str>),
-    Binary(Box<[u8]>),
-}
-
-impl Value {
-    fn view(&self) -> MetadataValue<'_> {
-        match self {
-            Self::Text(text) => MetadataValue::Text(text),
-            Self::Binary(bytes) => MetadataValue::Binary(bytes),
-        }
     }
 }
 
@@ -116,23 +108,16 @@ impl Metadata {
 
     /// Makes clones cheap: they share what is here now.
     pub(crate) fn share(&mut self) {
-        if let Some(entries) = &mut self.0 {
-            let all = std::mem::take(entries.all_own());
-            entries.shared = Some(Arc::new(all));
+        if let Some(parts) = &mut self.0 {
+            let mut all = std::mem::take(parts.all_own());
+            all.shrink();
+            parts.shared = Some(Arc::new(all));
         }
     }
 
     /// The entries that are not shared, to add some.
-    fn own(&mut self) -> &mut Vec<Entry> {
+    fn own(&mut self) -> &mut Entries {
         &mut self.0.get_or_insert_default().own
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Entry> {
-        let (shared, own) = match self.0.as_deref() {
-            Some(Entries { shared, own }) => (shared.as_deref(), own.as_slice()),
-            None => (None, &[][..]),
-        };
-        shared.into_iter().flatten().chain(own)
     }
 
     /// Sets a text value, in place of all earlier values of the key.
@@ -140,8 +125,9 @@ impl Metadata {
     /// # Errors
     /// When the key or the value is not one that gRPC allows.
     pub fn insert(&mut self, key: &str, value: &str) -> Result<(), MetadataError> {
-        let entry = text_entry(key, value)?;
-        self.replace(entry);
+        let (key, value) = checked_text(key, value)?;
+        self.remove(&key);
+        self.own().push_text(&key, value);
         Ok(())
     }
 
@@ -150,8 +136,8 @@ impl Metadata {
     /// # Errors
     /// When the key or the value is not one that gRPC allows.
     pub fn append(&mut self, key: &str, value: &str) -> Result<(), MetadataError> {
-        let entry = text_entry(key, value)?;
-        self.own().push(entry);
+        let (key, value) = checked_text(key, value)?;
+        self.own().push_text(&key, value);
         Ok(())
     }
 
@@ -160,8 +146,9 @@ impl Metadata {
     /// # Errors
     /// When the key is not one that gRPC allows or does not end in `-bin`.
     pub fn insert_bin(&mut self, key: &str, value: impl AsRef<[u8]>) -> Result<(), MetadataError> {
-        let entry = binary_entry(key, value.as_ref())?;
-        self.replace(entry);
+        let key = checked_binary_key(key)?;
+        self.remove(&key);
+        self.own().push_binary(&key, value.as_ref());
         Ok(())
     }
 
@@ -170,8 +157,8 @@ impl Metadata {
     /// # Errors
     /// When the key is not one that gRPC allows or does not end in `-bin`.
     pub fn append_bin(&mut self, key: &str, value: impl AsRef<[u8]>) -> Result<(), MetadataError> {
-        let entry = binary_entry(key, value.as_ref())?;
-        self.own().push(entry);
+        let key = checked_binary_key(key)?;
+        self.own().push_binary(&key, value.as_ref());
         Ok(())
     }
 
@@ -214,30 +201,40 @@ impl Metadata {
 
     /// Removes all values of a key and says how many there were.
     pub fn remove(&mut self, key: &str) -> usize {
-        let Some(entries) = &mut self.0 else {
-            return 0;
-        };
-        let entries = entries.all_own();
-        let before = entries.len();
-        entries.retain(|entry| !entry.key.eq_ignore_ascii_case(key));
-        before - entries.len()
+        let key = lower_case(key);
+        match &mut self.0 {
+            Some(parts) if parts.has(&key) => {
+                let all = parts.all_own();
+                let others = all.without(&key);
+                let before = std::mem::replace(all, others);
+                before.len().saturating_sub(all.len())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether there is a field of this key, which is lower case.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.0.as_deref().is_some_and(|parts| parts.has(key))
     }
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
-        self.all().map(|entry| (&*entry.key, entry.value.view()))
+        let all = self.0.iter().flat_map(|parts| parts.all());
+        all.flat_map(Entries::iter)
     }
 
     /// How many fields there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.all().count()
+        let parts = self.0.as_deref();
+        parts.map_or(0, |parts| parts.all().map(Entries::len).sum())
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none() || self.all().next().is_none()
+        self.len() == 0
     }
 
     /// Adds the fields of another behind these.
@@ -246,45 +243,33 @@ impl Metadata {
             *self = other;
             return;
         }
-        if let Some(entries) = &mut other.0 {
-            self.own().append(entries.all_own());
+        if let Some(parts) = &mut other.0 {
+            self.own().append(parts.all_own());
         }
     }
 
     /// Adds a field that came from the wire with its key checked by the HTTP layer.
     pub(crate) fn push_text(&mut self, key: &str, value: &str) {
-        self.own().push(Entry {
-            key: key.into(),
-            value: Value::Text(value.into()),
-        });
+        self.own().push_text(key, value);
     }
 
-    pub(crate) fn push_binary(&mut self, key: &str, value: Vec<u8>) {
-        self.own().push(Entry {
-            key: key.into(),
-            value: Value::Binary(value.into()),
-        });
+    pub(crate) fn push_binary(&mut self, key: &str, value: &[u8]) {
+        self.own().push_binary(key, value);
     }
 
     fn of_key<'a, 'k>(
         &'a self,
         key: &'k str,
     ) -> impl Iterator<Item = MetadataValue<'a>> + use<'a, 'k> {
-        self.all()
-            .filter(move |entry| entry.key.eq_ignore_ascii_case(key))
-            .map(|entry| entry.value.view())
-    }
-
-    fn replace(&mut self, entry: Entry) {
-        let entries = self.0.get_or_insert_default().all_own();
-        entries.retain(|old| old.key != entry.key);
-        entries.push(entry);
+        self.iter()
+            .filter(move |(other, _)| other.eq_ignore_ascii_case(key))
+            .map(|(_, value)| value)
     }
 }
 
 impl PartialEq for Metadata {
     fn eq(&self, other: &Self) -> bool {
-        self.all().eq(other.all())
+        self.iter().eq(other.iter())
     }
 }
 
@@ -296,42 +281,62 @@ impl fmt::Debug for Metadata {
     }
 }
 
-fn text_entry(key: &str, value: &str) -> Result<Entry, MetadataError> {
+/// The key and the value as they are kept.
+fn checked_text<'k, 'v>(
+    key: &'k str,
+    value: &'v str,
+) -> Result<(Cow<'k, str>, &'v str), MetadataError> {
     let key = checked_key(key)?;
-    if key.ends_with("-bin") {
-        return Err(MetadataError::WrongKind(key));
+    if is_binary(&key) {
+        return Err(MetadataError::WrongKind(key.into_owned()));
     }
-    if !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
-        return Err(MetadataError::InvalidValue(key));
+    if !all(value, |byte| (0x20..=0x7e).contains(&byte)) {
+        return Err(MetadataError::InvalidValue(key.into_owned()));
     }
-    Ok(Entry {
-        key: key.into(),
-        value: Value::Text(value.trim_matches(' ').into()),
-    })
+    Ok((key, value.trim_matches(' ')))
 }
 
-fn binary_entry(key: &str, value: &[u8]) -> Result<Entry, MetadataError> {
+fn checked_binary_key(key: &str) -> Result<Cow<'_, str>, MetadataError> {
     let key = checked_key(key)?;
-    if !key.ends_with("-bin") {
-        return Err(MetadataError::WrongKind(key));
-    }
-    Ok(Entry {
-        key: key.into(),
-        value: Value::Binary(value.into()),
-    })
-}
-
-fn checked_key(key: &str) -> Result<String, MetadataError> {
-    let key = key.to_ascii_lowercase();
-    let allowed =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    if key.is_empty() || !key.bytes().all(allowed) {
-        return Err(MetadataError::InvalidKey(key));
-    }
-    if is_reserved(&key) {
-        return Err(MetadataError::ReservedKey(key));
+    if !is_binary(&key) {
+        return Err(MetadataError::WrongKind(key.into_owned()));
     }
     Ok(key)
+}
+
+fn checked_key(key: &str) -> Result<Cow<'_, str>, MetadataError> {
+    let key = lower_case(key);
+    if key.is_empty() || !all(&key, |byte| IN_KEYS[usize::from(byte)]) {
+        return Err(MetadataError::InvalidKey(key.into_owned()));
+    }
+    if is_reserved(&key) {
+        return Err(MetadataError::ReservedKey(key.into_owned()));
+    }
+    Ok(key)
+}
+
+/// The octets of keys.
+const IN_KEYS: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let octets = *b"0123456789abcdefghijklmnopqrstuvwxyz_-.";
+    let mut place = 0;
+    while place < octets.len() {
+        allowed[octets[place] as usize] = true;
+        place += 1;
+    }
+    allowed
+};
+
+fn lower_case(key: &str) -> Cow<'_, str> {
+    if all(key, |byte| !byte.is_ascii_uppercase()) {
+        return Cow::Borrowed(key);
+    }
+    Cow::Owned(key.to_ascii_lowercase())
+}
+
+/// Whether all octets are such; to look at each is quicker than to stop at the first that is not.
+fn all(text: &str, is_such: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(true, |all, byte| all & is_such(byte))
 }
 
 /// What the protocol of retries (gRFC A6) leaves to applications: how many attempts a handler sees
@@ -420,5 +425,83 @@ mod tests {
             [&bytes[..], &[]]
         );
         assert_eq!(metadata.get("k-bin"), None);
+    }
+    #[test]
+    fn a_map_is_one_pointer() {
+        assert_eq!(size_of::<Metadata>(), size_of::<usize>());
+        assert!(Metadata::new().0.is_none());
+    }
+
+    /// Whatever is done to a map, and however much of it is shared, it is the list that the same
+    /// operations make of a list.
+    #[test]
+    fn maps_are_as_a_list_would_be() {
+        const KEYS: [&str; 5] = ["a", "key-1", "key-2", "a-bin", "key-1-bin"];
+        type List = Vec<(&'static str, Vec<u8>)>;
+        let check = |metadata: &Metadata, list: &List| {
+            let listed = list.iter().map(|(key, value)| match key.ends_with("-bin") {
+                true => (*key, MetadataValue::Binary(value)),
+                false => (
+                    *key,
+                    MetadataValue::Text(std::str::from_utf8(value).unwrap()),
+                ),
+            });
+            assert!(metadata.iter().eq(listed), "{metadata:?} {list:?}");
+            assert_eq!(metadata.len(), list.len());
+            assert_eq!(metadata.is_empty(), list.is_empty());
+            for key in KEYS {
+                let values: Vec<_> = list.iter().filter(|entry| entry.0 == key).collect();
+                let values: Vec<_> = values.iter().map(|entry| &entry.1[..]).collect();
+                let upper = key.to_uppercase();
+                let text = metadata.get_all(&upper).map(str::as_bytes);
+                let found: Vec<_> = text.chain(metadata.get_all_bin(&upper)).collect();
+                assert_eq!(found, values);
+                assert_eq!(metadata.has(key), !values.is_empty());
+            }
+        };
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut metadata = Metadata::new();
+            let mut list = List::new();
+            let mut others: Vec<(Metadata, List)> = Vec::new();
+            for _ in 0..40 {
+                let key = KEYS[random.usize(..KEYS.len())];
+                let value = vec![b'a' + random.u8(..26); random.usize(..20)];
+                let text = std::str::from_utf8(&value).unwrap();
+                let binary = key.ends_with("-bin");
+                match random.u8(..10) {
+                    0..4 => {
+                        match binary {
+                            true => metadata.append_bin(key, &value).unwrap(),
+                            false => metadata.append(key, text).unwrap(),
+                        }
+                        list.push((key, value));
+                    }
+                    4..6 => {
+                        match binary {
+                            true => metadata.insert_bin(key, &value).unwrap(),
+                            false => metadata.insert(key, text).unwrap(),
+                        }
+                        list.retain(|entry| entry.0 != key);
+                        list.push((key, value));
+                    }
+                    6 => {
+                        let before = list.len();
+                        list.retain(|entry| entry.0 != key);
+                        assert_eq!(metadata.remove(key), before - list.len());
+                    }
+                    7 => metadata.share(),
+                    8 => others.push((metadata.clone(), list.clone())),
+                    _ => {
+                        if let Some((other, more)) = others.pop() {
+                            check(&other, &more);
+                            metadata.extend(other);
+                            list.extend(more);
+                        }
+                    }
+                }
+            }
+            check(&metadata, &list);
+        }
     }
 }

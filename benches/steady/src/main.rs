@@ -1,8 +1,11 @@
 //! Unary calls between a client and a server in one thread, without a socket: what `.ci/instructions`
 //! counts the instructions of.
 //!
-//! `steady CALLS` makes so many, 64 at a time, each with a deadline. The clock stands still.
+//! `steady CALLS [ENTRIES]` makes so many, 64 at a time, each with a deadline and with so many entries
+//! of metadata, of which one differs in every call. The clock stands still.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rpc_core::server::Router;
@@ -46,20 +49,30 @@ impl Echo for EchoService {
 const IN_FLIGHT: u32 = 64;
 
 #[tokio::main(flavor = "current_thread", start_paused = true)]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let calls: u32 = std::env::args().nth(1).ok_or("steady CALLS")?.parse()?;
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut words = std::env::args().skip(1);
+    let calls: u32 = words.next().ok_or("steady CALLS [ENTRIES]")?.parse()?;
+    let entries: usize = words.next().map_or(Ok(0), |word| word.parse())?;
+    let keys: Arc<[String]> = (0..entries).map(|n| format!("x-entry-{n}")).collect();
     let router = Router::new().add_service(EchoServer::new(EchoService));
     let client = EchoClient::new(Channel::in_process(router)?);
     let tasks: Vec<_> = (0..IN_FLIGHT)
-        .map(|_| {
-            let client = client.clone();
+        .map(|task| {
+            let (client, keys) = (client.clone(), Arc::clone(&keys));
             tokio::spawn(async move {
-                for _ in 0..calls / IN_FLIGHT {
+                for call in 0..calls / IN_FLIGHT {
                     let message = Payload { body: vec![7; 100] };
-                    let request = Request::new(message).with_timeout(Duration::from_secs(10));
+                    let mut request = Request::new(message).with_timeout(Duration::from_secs(10));
+                    for (place, key) in keys.iter().enumerate() {
+                        let metadata = request.metadata_mut();
+                        match place {
+                            0 => metadata.insert(key, &(call * IN_FLIGHT + task).to_string())?,
+                            _ => metadata.insert(key, "a value that stays")?,
+                        }
+                    }
                     client.unary(request).await?;
                 }
-                Ok::<_, Status>(())
+                Ok::<_, Box<dyn Error + Send + Sync>>(())
             })
         })
         .collect();

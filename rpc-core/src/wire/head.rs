@@ -126,7 +126,7 @@ impl Fields {
                 // Several values may be joined by commas.
                 for part in value.split(|byte| *byte == b',') {
                     match binary::decode(part.trim_ascii()) {
-                        Some(bytes) => self.metadata.push_binary(name, bytes),
+                        Some(bytes) => self.metadata.push_binary(name, &bytes),
                         None => self.fail(Status::internal(format!(
                             "metadata key {name:?} is not base64"
                         ))),

@@ -318,7 +318,7 @@ impl State {
         let key = TemplateKey {
             path: head.path.clone(),
             encoding: head.encoding,
-            own_agent: !head.metadata.is_empty() && head.metadata.get("user-agent").is_some(),
+            own_agent: head.metadata.has("user-agent"),
         };
         if self.last_template.as_ref().is_none_or(|last| last.0 != key) {
             let template = self.templates.remove(&key).unwrap_or_else(|| {
