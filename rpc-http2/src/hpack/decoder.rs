@@ -12,9 +12,11 @@ const INITIAL_TABLE: usize = 4096;
 const PREFIXES: usize = 64;
 /// A longer run of fields is not remembered.
 const LONGEST_PREFIX: usize = 128;
-/// Nor is one that stands for more than this: it is a few octets, and what is made of it stays for as
-/// long as the connection does.
-const LARGEST_PREFIX: usize = 2 * 1024;
+/// Nor is one that stands for more than a full table and some of what needs none.
+const LARGEST_PREFIX: usize = INITIAL_TABLE + 1024;
+/// All are forgotten when those remembered since then stand for more than this: a prefix is a few
+/// octets, and what is made of it stays.
+const LARGEST_MEMORY: usize = 128 * 1024;
 
 /// A block that has been decoded.
 ///
@@ -82,6 +84,8 @@ pub struct Decoder {
     prefixes: Vec<Option<Box<Remembered>>>,
     /// How many prefixes have been remembered.
     remembered: u64,
+    /// What those stand for that were remembered since all were forgotten.
+    held: usize,
     /// The slot of the prefix that was there last.
     last: usize,
     rest: Fields,
@@ -103,6 +107,7 @@ impl Decoder {
             max_fields,
             prefixes: Vec::new(),
             remembered: 0,
+            held: 0,
             last: 0,
             rest: Fields::new(),
         }
@@ -251,7 +256,15 @@ impl Decoder {
         remembered.version = self.table.version();
         self.remembered = self.remembered.wrapping_add(1);
         remembered.serial = self.remembered;
-        *place = Some(remembered);
+        let size = remembered.fields.size();
+        self.held = self.held.saturating_add(size);
+        if self.held > LARGEST_MEMORY {
+            self.held = size;
+            self.prefixes.fill_with(|| None);
+        }
+        if let Some(place) = self.prefixes.get_mut(slot) {
+            *place = Some(remembered);
+        }
         Ok(true)
     }
 

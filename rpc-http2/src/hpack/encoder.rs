@@ -14,6 +14,10 @@ const MAX_TABLE: usize = 4096;
 const EVICTION_PAUSE: u64 = 4096;
 /// How many fields that were seen once are known.
 const SEEN: usize = 128;
+/// How many of the last block's fields are tried before they are looked up.
+const RECENT: usize = 128;
+/// Behind so many fields that the table does not know all others stay in order.
+const LATER: usize = 8;
 const TIMEOUT: &[u8] = b"grpc-timeout";
 
 /// Fields that many blocks begin with, and how they are encoded as long as the table stays as it is.
@@ -50,6 +54,11 @@ pub struct Encoder {
     /// Where entries are: by a hash of name and value, and by a hash of the name.
     places: HashMap<u64, u64, BuildHasherDefault<Hashed>>,
     seen: Vec<u64>,
+    chance: u64,
+    /// The entries that the last block with fields of its own referred to, in order.
+    recent: Vec<u64>,
+    /// The fields of a block that come behind those that the table knows.
+    later: Vec<usize>,
     /// Sizes that the next block has to tell the peer (section 4.2).
     resized: Option<(usize, usize)>,
     blocks: u64,
@@ -64,6 +73,9 @@ impl Default for Encoder {
             table: DynamicTable::new(MAX_TABLE),
             places: HashMap::default(),
             seen: Vec::new(),
+            chance: 1,
+            recent: Vec::new(),
+            later: Vec::new(),
             resized: None,
             blocks: 0,
             last_eviction: 0,
@@ -121,25 +133,58 @@ impl Encoder {
     }
 
     /// Appends fields that only this block has: what the table knows first, so that the peer finds
-    /// the beginning again, and what is another each time last.
+    /// the beginning again, and what is another each time last. Fields of one name stay in order.
     pub fn rest(&mut self, fields: &Fields, out: &mut Vec<u8>) {
-        let mut last = false;
-        for (name, value) in fields.iter() {
-            match Kind::of(name) {
-                Kind::Stable => self.stable(name, value, out),
-                Kind::Volatile | Kind::Sensitive => last = true,
+        let mut later = std::mem::take(&mut self.later);
+        let mut known = 0;
+        for (place, (name, value)) in fields.iter().enumerate() {
+            let stays =
+                later.len() >= LATER || later.iter().any(|place| is_of_name(fields, *place, name));
+            let index = match stays {
+                true => None,
+                false => self.known(known, name, value),
+            };
+            if let Some(index) = index {
+                integer::encode(index, 7, 0x80, out);
+                known = known.saturating_add(1);
+            } else {
+                later.push(place);
             }
         }
-        if !last {
-            return;
-        }
-        for (name, value) in fields.iter() {
+        for (name, value) in later.iter().filter_map(|place| fields.get(*place)) {
             match Kind::of(name) {
-                Kind::Stable => {}
+                Kind::Stable => self.stable(name, value, out),
                 Kind::Volatile => self.volatile(name, value, out),
                 Kind::Sensitive => self.sensitive(name, value, out),
             }
         }
+        later.clear();
+        self.later = later;
+    }
+
+    /// The index of a field that the table has, where so many were known before in the same block:
+    /// mostly it is the one that came there the last time.
+    fn known(&mut self, place: usize, name: &[u8], value: &[u8]) -> Option<usize> {
+        if let Some(sequence) = self.recent.get(place)
+            && let Some((place, entry)) = self.at(*sequence)
+            && entry.parts() == (name, value)
+        {
+            return Some(index_of(place));
+        }
+        if name == TIMEOUT {
+            return None;
+        }
+        let sequence = *self.places.get(&hash(name, value))?;
+        let (found, entry) = self.at(sequence)?;
+        if entry.parts() != (name, value) {
+            return None;
+        }
+        match self.recent.get_mut(place) {
+            Some(recent) => *recent = sequence,
+            None if place < RECENT => self.recent.push(sequence),
+            None => {}
+        }
+        Some(index_of(found))
     }
 
     /// Appends a field that was the same in an earlier block, or may be.
@@ -212,8 +257,12 @@ impl Encoder {
     }
 
     fn entry(&self, hash: u64) -> Option<(usize, &Entry)> {
-        let sequence = self.places.get(&hash)?;
-        let behind = self.table.inserted().wrapping_sub(*sequence);
+        self.at(*self.places.get(&hash)?)
+    }
+
+    /// The entry that was inserted as the one with this number.
+    fn at(&self, sequence: u64) -> Option<(usize, &Entry)> {
+        let behind = self.table.inserted().wrapping_sub(sequence);
         let place = behind.checked_sub(1)? as usize;
         Some((place, self.table.get(place)?))
     }
@@ -247,16 +296,26 @@ impl Encoder {
         self.places.insert(hash_name(name), sequence);
     }
 
-    /// Whether a field came before; it is known from now on.
+    /// Whether a field came before; it may be known from now on.
+    ///
+    /// Of two that share a slot and come in each block either would put the other out before it
+    /// comes again, so it is left to chance whether one does.
     fn has_seen(&mut self, hash: u64) -> bool {
         if self.seen.is_empty() {
             self.seen.resize(SEEN, 0);
         }
         let slot = (hash >> 32) as usize % SEEN;
-        match self.seen.get_mut(slot) {
-            Some(seen) => std::mem::replace(seen, hash) == hash,
-            None => false,
+        let Some(seen) = self.seen.get_mut(slot) else {
+            return false;
+        };
+        if *seen == hash {
+            return true;
         }
+        self.chance = mix(self.chance, &[]);
+        if *seen == 0 || self.chance >> 63 == 0 {
+            *seen = hash;
+        }
+        false
     }
 }
 
@@ -296,6 +355,10 @@ impl Kind {
             _ => Self::Stable,
         }
     }
+}
+
+fn is_of_name(fields: &Fields, place: usize, name: &[u8]) -> bool {
+    fields.get(place).is_some_and(|(other, _)| other == name)
 }
 
 fn index_of(place: usize) -> usize {
