@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use entries::{Entries, is_binary};
+use entries::{Entries, Iter, is_binary};
 
 /// What is wrong with a metadata key or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +81,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn all(&self) -> impl Iterator<Item = &Entries> {
-        self.shared.as_deref().into_iter().chain([&self.own])
-    }
-
     fn has(&self, key: &str) -> bool {
-        self.all().any(|entries| entries.has(key))
+        self.shared.as_ref().is_some_and(|shared| shared.has(key)) || self.own.has(key)
     }
 
     /// Takes over what is shared, to change it.
@@ -220,15 +216,21 @@ impl Metadata {
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
-        let all = self.0.iter().flat_map(|parts| parts.all());
-        all.flat_map(Entries::iter)
+        let (shared, own) = match self.0.as_deref() {
+            Some(Parts { shared, own }) => (shared.as_deref(), Some(own)),
+            None => (None, None),
+        };
+        let of = |entries: Option<_>| entries.map_or_else(Iter::default, Entries::iter);
+        of(shared).chain(of(own))
     }
 
     /// How many fields there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let parts = self.0.as_deref();
-        parts.map_or(0, |parts| parts.all().map(Entries::len).sum())
+        self.0.as_deref().map_or(0, |Parts { shared, own }| {
+            let shared = shared.as_deref().map_or(0, Entries::len);
+            shared.saturating_add(own.len())
+        })
     }
 
     /// Whether there are none.
@@ -305,8 +307,12 @@ fn checked_binary_key(key: &str) -> Result<Cow<'_, str>, MetadataError> {
 }
 
 fn checked_key(key: &str) -> Result<Cow<'_, str>, MetadataError> {
-    let key = lower_case(key);
-    if key.is_empty() || !all(&key, |byte| IN_KEYS[usize::from(byte)]) {
+    let is_allowed = |key: &str| all(key, |byte| IN_KEYS[usize::from(byte)]);
+    let key = match is_allowed(key) {
+        true => Cow::Borrowed(key),
+        false => lower_case(key),
+    };
+    if key.is_empty() || !is_allowed(&key) {
         return Err(MetadataError::InvalidKey(key.into_owned()));
     }
     if is_reserved(&key) {

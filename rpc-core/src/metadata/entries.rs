@@ -92,6 +92,7 @@ impl Entries {
 }
 
 /// The fields that are left.
+#[derive(Default)]
 pub(super) struct Iter<'a> {
     text: &'a str,
     start: usize,

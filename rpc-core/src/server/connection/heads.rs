@@ -106,18 +106,26 @@ impl Known {
 struct LastHead {
     /// All its fields but `grpc-timeout`.
     fields: rpc_http2::Fields,
+    /// The number of the prefix it had, and how many of the fields are those of the prefix.
+    prefix: Option<(u64, usize)>,
     known: Known,
     /// Heads since the last that was the same.
     others: u32,
 }
 
 impl LastHead {
-    /// The head of a block that differs in its timeout at the most.
-    fn same(&self, block: Block<'_>) -> Option<RequestHead> {
+    /// The head of a block that differs in its timeout at the most; its prefix is known.
+    fn same(&self, block: Block<'_>, known: Option<&Known>) -> Option<RequestHead> {
         let route = self.known.route?;
-        let mut fields = self.fields.iter();
-        let mut timeout = None;
-        for field in block.fields() {
+        let (prefix, known) = (block.prefix?, known?);
+        let (mut timeout, same, skipped) = match self.prefix {
+            Some((serial, fields)) if serial == prefix.serial => {
+                (known.fields.timeout, fields, prefix.fields.len())
+            }
+            _ => (None, 0, 0),
+        };
+        let mut fields = self.fields.iter().skip(same);
+        for field in block.fields().skip(skipped) {
             if field.0 == b"grpc-timeout" {
                 timeout = Some(timeout::parse(field.1)?);
             } else if fields.next() != Some(field) {
@@ -166,7 +174,7 @@ impl Heads {
                 if let Some(head) = known.and_then(|known| known.usual(block)) {
                     return head;
                 }
-                if let Some(head) = self.last.same(block) {
+                if let Some(head) = self.last.same(block, known) {
                     self.last.others = 0;
                     return head;
                 }
@@ -210,11 +218,16 @@ impl Heads {
         if head.route.is_none() || block.oversized {
             return;
         }
-        for (name, value) in block.fields() {
-            if name != b"grpc-timeout" {
-                self.last.fields.push(name, value);
+        let add = |fields: &mut rpc_http2::Fields, list: &rpc_http2::Fields| {
+            for (name, value) in list.iter().filter(|field| field.0 != b"grpc-timeout") {
+                fields.push(name, value);
             }
-        }
+        };
+        self.last.prefix = block.prefix.map(|prefix| {
+            add(&mut self.last.fields, prefix.fields);
+            (prefix.serial, self.last.fields.len())
+        });
+        add(&mut self.last.fields, block.rest);
         if self.last.fields.size() > LARGEST {
             self.last.fields = rpc_http2::Fields::new();
             return;
