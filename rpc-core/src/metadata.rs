@@ -250,6 +250,11 @@ impl Metadata {
         }
     }
 
+    /// Makes room for what is about to be added.
+    pub(crate) fn reserve(&mut self, fields: usize, text: usize) {
+        self.own().reserve(fields, text);
+    }
+
     /// Adds a field that came from the wire with its key checked by the HTTP layer.
     pub(crate) fn push_text(&mut self, key: &str, value: &str) {
         self.own().push_text(key, value);

@@ -103,6 +103,12 @@ impl Fields {
             .saturating_add(self.ends.len().saturating_mul(OVERHEAD))
     }
 
+    /// The octets of all names and values.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
     /// Removes all.
     pub fn clear(&mut self) {
         self.octets.clear();

@@ -14,6 +14,12 @@ pub(super) struct Entries {
 }
 
 impl Entries {
+    /// Makes room for so many fields and so much text.
+    pub(super) fn reserve(&mut self, fields: usize, text: usize) {
+        self.ends.reserve(fields);
+        self.text.reserve(text);
+    }
+
     /// Adds a text value; its key does not end in `-bin`.
     pub(super) fn push_text(&mut self, key: &str, value: &str) {
         debug_assert!(!is_binary(key));
@@ -51,10 +57,11 @@ impl Entries {
         let (text, key) = (self.text.as_bytes(), key.as_bytes());
         let mut start = 0;
         self.ends.iter().any(|&(key_end, end)| {
-            let other = text.get(start..key_end).unwrap_or_default();
-            start = end;
+            let key_start = std::mem::replace(&mut start, end);
             // Keys that begin alike are told apart by how they end.
-            other.len() == key.len() && other.last() == key.last() && other == key
+            key_end.wrapping_sub(key_start) == key.len()
+                && text.get(key_end.wrapping_sub(1)) == key.last()
+                && text.get(key_start..key_end) == Some(key)
         })
     }
 

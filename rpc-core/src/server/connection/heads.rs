@@ -181,6 +181,7 @@ impl Heads {
                 known.cloned().unwrap_or_default()
             }
         };
+        fields::reserve(&mut head.fields, block.rest);
         for (name, value) in block.rest.iter() {
             self.take(&mut head, name, value, router);
         }

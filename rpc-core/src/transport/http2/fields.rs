@@ -101,9 +101,20 @@ pub(crate) fn push_metadata(fields: &mut List, metadata: &Metadata) {
     }
 }
 
+/// A block has so many fields of the protocol at the most.
+const OF_PROTOCOL: usize = 12;
+
+/// Makes room at once for the metadata of a list that has much of it.
+pub(crate) fn reserve(fields: &mut Fields, list: &List) {
+    if list.len() > OF_PROTOCOL {
+        fields.metadata.reserve(list.len(), list.octets().len());
+    }
+}
+
 /// Reads all fields of a block.
 pub(crate) fn parse(block: Block<'_>) -> Fields {
     let mut fields = Fields::default();
+    reserve(&mut fields, block.rest);
     for (name, value) in block.fields() {
         take(&mut fields, name, value);
     }
