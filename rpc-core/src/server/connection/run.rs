@@ -46,77 +46,59 @@ impl Batch {
             let Handler::Unary(handler) = &route.handler else {
                 continue;
             };
-            let octets = match &message {
-                Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
-                Message::Own(message) => message,
+            let deadline = call.deadline;
+            let outcome = match message {
+                Message::Awaited => continue,
                 Message::Packed(_) => {
                     let handler = Arc::clone(handler);
-                    if let Some(call) = place.take()
-                        && let Message::Packed(unpacking) =
-                            std::mem::replace(message, Message::Awaited)
-                    {
-                        let deadline = call.deadline;
-                        let future = unpack_and_start(handler, call, unpacking);
-                        let scoped = Box::pin(Deadline::scope(deadline, future));
-                        self.ran.push(Polled {
-                            key,
-                            deadline,
-                            outcome: Outcome::Task(scoped),
-                            report,
-                            held,
-                        });
-                    }
-                    continue;
+                    let (Some(call), Message::Packed(unpacking)) =
+                        (place.take(), std::mem::replace(message, Message::Awaited))
+                    else {
+                        continue;
+                    };
+                    let future = unpack_and_start(handler, call, unpacking);
+                    Outcome::Task(Box::pin(Deadline::scope(deadline, future)))
                 }
-                Message::Awaited => continue,
-            };
-            let deadline = call.deadline;
-            if late || !handler.pace().is_in_place() {
-                let message = match message {
-                    Message::Own(message) => message.clone(),
-                    _ => Bytes::copy_from_slice(octets),
-                };
-                let Some(call) = place.take() else {
-                    continue;
-                };
-                let future = handler.start(call, message);
-                let timed = Timed {
-                    future,
-                    handler: Arc::clone(handler),
-                    first: true,
-                };
-                let scoped = Box::pin(Deadline::scope(deadline, timed));
-                self.ran.push(Polled {
-                    key,
-                    deadline,
-                    outcome: Outcome::Task(scoped),
-                    report,
-                    held,
-                });
-                continue;
-            }
-            if deadline.is_some_and(|deadline| deadline.instant() <= last) {
+                _ if late || !handler.pace().is_in_place() => {
+                    let Some(call) = place.take() else {
+                        continue;
+                    };
+                    let message = match message {
+                        Message::Own(message) => message.clone(),
+                        _ => Bytes::copy_from_slice(octets(message, input)),
+                    };
+                    let timed = Timed {
+                        future: handler.start(call, message),
+                        handler: Arc::clone(handler),
+                        first: true,
+                    };
+                    Outcome::Task(Box::pin(Deadline::scope(deadline, timed)))
+                }
                 // It has waited behind the others of its batch for as long as it had.
-                let status =
-                    Status::deadline_exceeded("the deadline had passed before the handler ran");
-                self.ran.push(Polled {
-                    key,
-                    deadline,
-                    outcome: Outcome::Failed(status),
-                    report,
-                    held,
-                });
-                continue;
-            }
-            let slot = route.slot.get_or_insert_with(|| handler.slot());
-            let start = self.arena.len();
-            let outcome = match slot.run(place, octets, &mut self.arena) {
-                Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
-                    Outcome::Large(answer, self.arena.split_off(start).freeze())
+                _ if deadline.is_some_and(|deadline| deadline.instant() <= last) => {
+                    let text = "the deadline had passed before the handler ran";
+                    Outcome::Failed(Status::deadline_exceeded(text))
                 }
-                Ran::Done(Ok(answer)) => Outcome::Answer(answer, start..self.arena.len()),
-                Ran::Done(Err(status)) => Outcome::Failed(status),
-                Ran::Waits(future) => Outcome::Task(future),
+                _ => {
+                    let slot = route.slot.get_or_insert_with(|| handler.slot());
+                    let start = self.arena.len();
+                    let ran = slot.run(place, octets(message, input), &mut self.arena);
+                    let now = Instant::now();
+                    if now.duration_since(last) >= SLOW {
+                        handler.pace().slow();
+                        // The others have waited long enough.
+                        late = true;
+                    }
+                    last = now;
+                    match ran {
+                        Ran::Done(Ok(answer)) if self.arena.len() - start >= LARGE => {
+                            Outcome::Large(answer, self.arena.split_off(start).freeze())
+                        }
+                        Ran::Done(Ok(answer)) => Outcome::Answer(answer, start..self.arena.len()),
+                        Ran::Done(Err(status)) => Outcome::Failed(status),
+                        Ran::Waits(future) => Outcome::Task(future),
+                    }
+                }
             };
             self.ran.push(Polled {
                 key,
@@ -125,13 +107,6 @@ impl Batch {
                 report,
                 held,
             });
-            let now = Instant::now();
-            if now.duration_since(last) >= SLOW {
-                handler.pace().slow();
-                // The others have waited long enough.
-                late = true;
-            }
-            last = now;
         }
         ready.clear();
         self.ready = ready;
@@ -182,5 +157,14 @@ impl Batch {
         if self.arena.capacity() > ARENA {
             self.arena = BytesMut::new();
         }
+    }
+}
+
+/// A message that is not compressed, where it is.
+fn octets<'a>(message: &'a Message, input: &'a [u8]) -> &'a [u8] {
+    match message {
+        Message::Read(range) => input.get(range.clone()).unwrap_or_default(),
+        Message::Own(message) => message,
+        Message::Packed(_) | Message::Awaited => &[],
     }
 }
