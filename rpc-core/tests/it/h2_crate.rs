@@ -13,14 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// A socket that takes and gives a random number of octets at a time, and sometimes none yet.
-struct Sliced {
+pub(super) struct Sliced {
     socket: TcpStream,
     random: fastrand::Rng,
     most: usize,
 }
 
 impl Sliced {
-    fn new(socket: TcpStream, seed: u64) -> Self {
+    pub(super) fn new(socket: TcpStream, seed: u64) -> Self {
         socket.set_nodelay(true).unwrap();
         let mut random = fastrand::Rng::with_seed(seed);
         let most = [1, 9, 100, 1000, 20_000][random.usize(..5)];
@@ -81,7 +81,7 @@ impl AsyncWrite for Sliced {
 }
 
 /// What the h2 crate allows its peer to send.
-fn window(random: &mut fastrand::Rng) -> u32 {
+pub(super) fn window(random: &mut fastrand::Rng) -> u32 {
     [1, 100, 5_000, 65_535, 1 << 20][random.usize(..5)]
 }
 
@@ -112,7 +112,7 @@ fn message(body: &[u8]) -> Bytes {
     message.into()
 }
 
-fn framed(message: &[u8]) -> Bytes {
+pub(super) fn framed(message: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).unwrap());
@@ -120,7 +120,7 @@ fn framed(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-async fn read_all(mut body: h2::RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
+pub(super) async fn read_all(mut body: h2::RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
         let data = data.unwrap();
@@ -131,7 +131,7 @@ async fn read_all(mut body: h2::RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
 }
 
 /// Sends as much as there is room for at a time.
-async fn send_all(stream: &mut h2::SendStream<Bytes>, mut data: Bytes, end: bool) {
+pub(super) async fn send_all(stream: &mut h2::SendStream<Bytes>, mut data: Bytes, end: bool) {
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;

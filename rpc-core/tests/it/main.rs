@@ -13,6 +13,7 @@ mod dropped;
 mod engine;
 mod first_bytes;
 mod h2_crate;
+mod h2_streams;
 mod health;
 mod interceptors;
 mod lifecycle;
