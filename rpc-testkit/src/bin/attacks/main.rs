@@ -1,5 +1,6 @@
-//! Attacks on a server, each with a bystander whose calls must go on, a twin that looks alike and
-//! must be let through, and a run with the limit off that must show what the limit is for.
+//! Attacks on a server. Where it makes sense, a bystander's calls must go on meanwhile, an honest twin
+//! that looks alike must be let through, and, if there is a limit to turn off, a run without it must
+//! show what it is for.
 //!
 //! `attacks [--full] [ID…]` prints a table; exits 1 when a promise was broken. What is marked KNOWN is
 //! broken too, is a defect that is not mended yet, and does not end the run with 1 until it grows. The
