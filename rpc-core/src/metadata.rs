@@ -55,7 +55,8 @@ pub enum MetadataValue<'a> {
     Binary(&'a [u8]),
 }
 
-/// The custom header or trailer fields of a call, in order, with repeated keys kept.
+/// The custom header or trailer fields of a call, in order, with repeated keys kept. On the way to the
+/// peer the values of one key stay in order, while keys may change places.
 ///
 /// Keys are lower case. Keys that end in `-bin` hold bytes, all others printable ASCII
 /// (gRPC protocol, section "Requests", Custom-Metadata). An empty map allocates nothing, and the fields

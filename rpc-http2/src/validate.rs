@@ -154,7 +154,6 @@ fn is_name(octet: u8) -> bool {
 /// The characters of a token (RFC 9110 section 5.6.2) without upper case.
 #[expect(
     clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
     reason = "evaluated by the compiler, where a mistake is an error"
 )]
 static NAMES: [bool; 256] = {

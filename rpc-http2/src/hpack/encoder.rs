@@ -134,6 +134,7 @@ impl Encoder {
 
     /// Appends fields that only this block has: what the table knows first, so that the peer finds
     /// the beginning again, and what is another each time last. Fields of one name stay in order.
+    /// Pseudo-header fields belong into a template.
     pub fn rest(&mut self, fields: &Fields, out: &mut Vec<u8>) {
         let mut later = std::mem::take(&mut self.later);
         let mut known = 0;

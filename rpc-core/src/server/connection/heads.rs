@@ -18,6 +18,9 @@ use crate::{Metadata, Status};
 /// More methods than this are looked up each time.
 const ROUTES: usize = 16 * 1024;
 
+/// What heads begin with is forgotten when that which was kept since then is more than this.
+const LARGEST_MEMORY: usize = 128 * 1024;
+
 /// A head with more than this is understood anew each time.
 const LARGEST: usize = 2048;
 
@@ -149,6 +152,8 @@ pub(super) struct Heads {
     by_path: HashMap<Arc<str>, usize>,
     /// By the slots of the engine's memory, with the number of what was there.
     known: Vec<Option<(u64, Known)>>,
+    /// The size of what has come into `known` since it was empty.
+    held: usize,
     last: LastHead,
 }
 
@@ -168,6 +173,12 @@ impl Heads {
                         self.take(&mut known, name, value, router);
                     }
                     known.fields.share();
+                    let size = prefix.fields.size();
+                    self.held = self.held.saturating_add(size);
+                    if self.held > LARGEST_MEMORY {
+                        self.held = size;
+                        self.known.fill_with(|| None);
+                    }
                     self.known[prefix.slot] = Some((prefix.serial, known));
                 }
                 let known = self.known[prefix.slot].as_ref().map(|(_, known)| known);
