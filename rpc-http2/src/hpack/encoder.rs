@@ -10,8 +10,8 @@ use crate::fields::Fields;
 
 /// The largest table that is used, whatever the peer allows.
 const MAX_TABLE: usize = 4096;
-/// Once the table is full, an entry may go for another only after so many blocks.
-const EVICTION_PAUSE: u64 = 4096;
+/// A full table is emptied for what has no room in it, but only after so many blocks.
+const PAUSE: u64 = 4096;
 /// How many fields that were seen once are known.
 const SEEN: usize = 128;
 /// How many of the last block's fields are tried before they are looked up.
@@ -62,7 +62,10 @@ pub struct Encoder {
     /// Sizes that the next block has to tell the peer (section 4.2).
     resized: Option<(usize, usize)>,
     blocks: u64,
-    last_eviction: u64,
+    /// The block before which the table was emptied.
+    emptied: u64,
+    /// Since then something had no room.
+    crowded: bool,
     /// Where the table has the name [`TIMEOUT`], as of a version of it.
     timeout: Option<(u64, Option<usize>)>,
 }
@@ -78,7 +81,8 @@ impl Default for Encoder {
             later: Vec::new(),
             resized: None,
             blocks: 0,
-            last_eviction: 0,
+            emptied: 0,
+            crowded: false,
             timeout: None,
         }
     }
@@ -105,6 +109,9 @@ impl Encoder {
     /// Begins a block.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         self.blocks = self.blocks.wrapping_add(1);
+        if self.crowded && self.blocks.wrapping_sub(self.emptied) >= PAUSE {
+            self.empty();
+        }
         if let Some((smallest, last)) = self.resized.take() {
             if smallest < last {
                 integer::encode(smallest, 5, 0x20, out);
@@ -275,15 +282,23 @@ impl Encoder {
             .len()
             .saturating_add(value.len())
             .saturating_add(super::dynamic_table::OVERHEAD);
-        if size <= self.table.room() {
-            return true;
+        let fits = size <= self.table.room();
+        self.crowded |= !fits && size <= self.table.max_size() / 4;
+        fits
+    }
+
+    /// Begins the table again: what is in use comes back at once, what was there a few times only
+    /// does not. To evict the oldest entries instead would be to lose what all blocks begin with.
+    fn empty(&mut self) {
+        self.emptied = self.blocks;
+        self.crowded = false;
+        let last = self.table.max_size();
+        let places = &mut self.places;
+        for size in [0, last] {
+            self.table
+                .resize(size, |entry, sequence| forget(places, entry, sequence));
         }
-        let allowed = size <= self.table.max_size() / 4
-            && self.blocks.wrapping_sub(self.last_eviction) >= EVICTION_PAUSE;
-        if allowed {
-            self.last_eviction = self.blocks;
-        }
-        allowed
+        self.resized = Some((0, last));
     }
 
     fn insert(&mut self, name: &[u8], value: &[u8]) {

@@ -216,3 +216,35 @@ fn fields_of_one_name_stay_in_order() {
         assert_eq!(decoded.find(b"other"), Some(&b"b"[..]));
     }
 }
+
+/// A value that comes in a few blocks and never again, as that of a user or a tenant, gets into the
+/// table; it must not push out for good what all blocks have.
+#[test]
+fn what_comes_a_few_times_does_not_take_the_table() {
+    let (mut encoder, mut decoder) = (Encoder::default(), decoder());
+    let mut template = request("/a.B/C");
+    let (mut rest, mut octets) = (0, 0);
+    for call in 0..30_000 {
+        let fields: Fields = (0..50)
+            .map(|place| match place {
+                0 => ("x-entry-0".to_owned(), (call / 64).to_string()),
+                _ => (format!("x-entry-{place}"), "a value that stays".to_owned()),
+            })
+            .collect();
+        let mut out = Vec::new();
+        encoder.begin(&mut out);
+        encoder.template(&mut template, &mut out);
+        encoder.rest(&fields, &mut out);
+        let block = decoder.decode(&out).unwrap();
+        assert_eq!(
+            block.fields().count(),
+            template.fields().len() + fields.len()
+        );
+        if call >= 20_000 {
+            rest += block.rest.len();
+            octets += out.len();
+        }
+    }
+    assert!(rest < 10_000, "{rest} in 10,000 blocks");
+    assert!(octets < 10_000 * 80, "{octets} in 10,000 blocks");
+}
