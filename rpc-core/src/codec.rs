@@ -12,13 +12,23 @@ type DecodeSlice<T> = fn(&[u8]) -> Result<T, DecodeError>;
 
 /// How a message of type `T` becomes bytes and back; data, not a trait, so that one type can have many.
 pub struct Codec<T> {
+    pub(crate) encoder: Encoder<T>,
+    pub(crate) decoder: Decoder<T>,
+}
+
+/// The half of a codec that the sending half of a stream has.
+pub(crate) struct Encoder<T> {
     pub(crate) encode: fn(&T, &mut BytesMut),
+    /// How long the encoding will be, where that is known before.
+    pub(crate) length: Option<fn(&T) -> usize>,
+}
+
+/// The half of a codec that the receiving half of a stream has.
+pub(crate) struct Decoder<T> {
     pub(crate) decode: fn(Bytes) -> Result<T, DecodeError>,
     /// Decodes what stays where it is, where that is cheaper.
     pub(crate) decode_slice: Option<DecodeSlice<T>>,
-    /// How long the encoding will be, where that is known before.
-    pub(crate) length: Option<fn(&T) -> usize>,
-    name: &'static str,
+    pub(crate) name: &'static str,
 }
 
 impl<T> Codec<T> {
@@ -30,18 +40,22 @@ impl<T> Codec<T> {
         decode: fn(Bytes) -> Result<T, DecodeError>,
     ) -> Self {
         Self {
-            encode,
-            decode,
-            decode_slice: None,
-            length: None,
-            name,
+            encoder: Encoder {
+                encode,
+                length: None,
+            },
+            decoder: Decoder {
+                decode,
+                decode_slice: None,
+                name,
+            },
         }
     }
 
     /// The name, such as `proto`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        self.name
+        self.decoder.name
     }
 }
 
@@ -49,16 +63,14 @@ impl<T: prost::Message + Default> Codec<T> {
     /// Protocol buffers by prost.
     #[must_use]
     pub const fn prost() -> Self {
-        let codec = Self::new(
+        let mut codec = Self::new(
             "proto",
             |message, buffer| message.encode_raw(buffer),
             |bytes| T::decode(bytes).map_err(Into::into),
         );
-        Self {
-            decode_slice: Some(|octets| T::decode(octets).map_err(Into::into)),
-            length: Some(T::encoded_len),
-            ..codec
-        }
+        codec.decoder.decode_slice = Some(|octets| T::decode(octets).map_err(Into::into));
+        codec.encoder.length = Some(T::encoded_len);
+        codec
     }
 }
 
@@ -74,17 +86,24 @@ impl Codec<Bytes> {
     }
 }
 
-impl<T> Clone for Codec<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
+macro_rules! copies {
+    ($($name:ident),*) => {$(
+        // Derived, it would ask the same of the message.
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<T> Copy for $name<T> {}
+    )*};
 }
 
-impl<T> Copy for Codec<T> {}
+copies!(Codec, Encoder, Decoder);
 
 impl<T> std::fmt::Debug for Codec<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Codec").field(&self.name).finish()
+        f.debug_tuple("Codec").field(&self.name()).finish()
     }
 }
 

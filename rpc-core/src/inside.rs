@@ -11,7 +11,7 @@ use crate::{Codec, Encoding, Status};
 /// # Errors
 /// `RESOURCE_EXHAUSTED` at 4 GiB.
 pub fn frame<T>(codec: Codec<T>, message: &T) -> Result<Bytes, Status> {
-    message::encode(codec, message, Encoding::Identity)
+    message::encode(codec.encoder, message, Encoding::Identity)
 }
 
 /// Cuts a chunk into messages and counts their bytes.

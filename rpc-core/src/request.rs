@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{Deadline, Metadata};
@@ -64,10 +65,9 @@ impl fmt::Display for PeerAddr {
     }
 }
 
-/// What a caller may say about one call.
+/// What a caller may say about one call, and seldom does.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallOptions {
-    pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: bool,
     pub(crate) hash_key: Option<u64>,
     pub(crate) no_retry: bool,
@@ -86,9 +86,11 @@ pub(crate) struct CallOptions {
 pub struct Request<T> {
     pub(crate) metadata: Metadata,
     pub(crate) extensions: Extensions,
-    pub(crate) options: CallOptions,
+    pub(crate) timeout: Option<Duration>,
+    /// In a box: the future of each handler has a request in it, and few requests have options.
+    pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) peer: Option<PeerAddr>,
+    pub(crate) peer: Option<Arc<PeerAddr>>,
     message: T,
 }
 
@@ -99,7 +101,8 @@ impl<T> Request<T> {
         Self {
             metadata: Metadata::new(),
             extensions: Extensions::default(),
-            options: CallOptions::default(),
+            timeout: None,
+            options: None,
             deadline: None,
             peer: None,
             message,
@@ -111,28 +114,28 @@ impl<T> Request<T> {
     /// Inside a handler the call ends by the handler's own deadline if that is earlier.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
+        self.timeout = Some(timeout);
         self
     }
 
     /// Waits for a connection until the deadline instead of failing at once when no endpoint can be reached.
     #[must_use]
     pub fn with_wait_for_ready(mut self) -> Self {
-        self.options.wait_for_ready = true;
+        self.options.get_or_insert_default().wait_for_ready = true;
         self
     }
 
     /// The key by which a hashing balancer chooses the endpoint.
     #[must_use]
     pub fn with_hash_key(mut self, key: u64) -> Self {
-        self.options.hash_key = Some(key);
+        self.options.get_or_insert_default().hash_key = Some(key);
         self
     }
 
     /// Makes one attempt only, however the call fails.
     #[must_use]
     pub fn without_retry(mut self) -> Self {
-        self.options.no_retry = true;
+        self.options.get_or_insert_default().no_retry = true;
         self
     }
 
@@ -167,7 +170,7 @@ impl<T> Request<T> {
     /// Where the call came from, on a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<&PeerAddr> {
-        self.peer.as_ref()
+        self.peer.as_deref()
     }
 
     /// The message.
@@ -192,6 +195,7 @@ impl<T> Request<T> {
         Request {
             metadata: self.metadata,
             extensions: self.extensions,
+            timeout: self.timeout,
             options: self.options,
             deadline: self.deadline,
             peer: self.peer,
@@ -295,6 +299,12 @@ impl<T> From<T> for Response<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The future of each handler has one in it for as long as it runs.
+    #[test]
+    fn a_request_is_nine_words() {
+        assert!(size_of::<Request<usize>>() <= 9 * size_of::<u64>());
+    }
 
     #[test]
     fn extensions_hold_one_value_per_type() {

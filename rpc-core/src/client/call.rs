@@ -13,6 +13,7 @@ use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
 use super::subchannel::Subchannel;
+use crate::request::CallOptions;
 use crate::transport::http2::client::{Connection, UnaryCall, WholeReply};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::head::RequestHead;
@@ -127,6 +128,9 @@ pub(crate) struct Halves {
 impl Plan {
     pub(crate) fn new(core: Arc<Core>, call: ClientCall) -> Self {
         core.budget.call(call.started);
+        let options = call
+            .options
+            .map_or_else(CallOptions::default, |options| *options);
         Self {
             head: RequestHead {
                 path: call.path,
@@ -136,11 +140,11 @@ impl Plan {
                 metadata: call.metadata,
             },
             deadline: call.deadline,
-            hash_key: call.options.hash_key,
-            wait_for_ready: call.options.wait_for_ready,
+            hash_key: options.hash_key,
+            wait_for_ready: options.wait_for_ready,
             body: call.body,
             end: call.end,
-            attempts: Attempts::new(call.repeatable, !call.options.no_retry),
+            attempts: Attempts::new(call.repeatable, !options.no_retry),
             avoid: Vec::new(),
             endpoint: None,
             started: call.started,

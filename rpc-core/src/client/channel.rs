@@ -105,7 +105,7 @@ impl Channel {
         request: Request<Q>,
     ) -> Result<Response<R>, Status> {
         let core = &self.0;
-        let body = message::encode(method.request, request.get_ref(), core.encoding)
+        let body = message::encode(method.request.encoder, request.get_ref(), core.encoding)
             .map_err(|status| status.with_path(method.path()))?;
         let call = core.client_call(method, request, Some(body), true);
         if !core.interceptors.is_empty() {
@@ -124,13 +124,15 @@ impl Channel {
         method: &Method<Q, R>,
         request: Request<Q>,
     ) -> RecvStream<R> {
-        let encoded = message::encode(method.request, request.get_ref(), self.0.encoding);
+        let encoded = message::encode(method.request.encoder, request.get_ref(), self.0.encoding);
         match encoded {
             Ok(body) => {
                 let call = self.0.client_call(method, request, Some(body), true);
                 stream::start(&self.0, method, call).1
             }
-            Err(status) => RecvStream::failed(method.response, status.with_path(method.path())),
+            Err(status) => {
+                RecvStream::failed(method.response.decoder, status.with_path(method.path()))
+            }
         }
     }
 
@@ -175,7 +177,6 @@ impl Core {
     ) -> ClientCall {
         let started = Instant::now();
         let own = request
-            .options
             .timeout
             .or(self.timeout)
             .map(|timeout| Deadline::after_instant(started, timeout));

@@ -22,7 +22,7 @@ pub struct ClientCall {
     pub(crate) metadata: Metadata,
     pub(crate) extensions: Extensions,
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) options: CallOptions,
+    pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) body: Option<Bytes>,
     pub(crate) end: bool,
     pub(crate) started: Instant,
@@ -105,7 +105,7 @@ impl Reply {
                 "an interceptor answered a unary call with a stream",
             ));
         };
-        let decoded = message::decode(method.response, bytes)
+        let decoded = message::decode(method.response.decoder, bytes)
             .map_err(|status| status.with_path(method.path()))?;
         let mut response = Response::new(decoded);
         response.metadata = self.metadata;

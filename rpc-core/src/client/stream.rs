@@ -12,7 +12,7 @@ use super::call::{AttemptGuard, Opened, Plan};
 use super::channel::Core;
 use super::interceptor::{ClientCall, Payload};
 use super::upload::{Resend, Upload};
-use crate::codec::Codec;
+use crate::codec::Encoder;
 use crate::stream::RecvStream;
 use crate::transport::stream::{RecvHalf, SendHalf};
 use crate::wire::compression::Encoding;
@@ -125,7 +125,7 @@ pub(crate) fn start<Q, R>(
     }
     let requests = RequestStream {
         state: SendState::Starting(sender),
-        codec: method.request,
+        encoder: method.request.encoder,
         encoding: core.encoding,
         deadline: sleep_until(deadline),
         path,
@@ -133,7 +133,12 @@ pub(crate) fn start<Q, R>(
     };
     (
         requests,
-        RecvStream::client(receiver, method.response, core.receive_limit, deadline),
+        RecvStream::client(
+            receiver,
+            method.response.decoder,
+            core.receive_limit,
+            deadline,
+        ),
     )
 }
 
@@ -149,7 +154,7 @@ enum SendState {
 /// looks like a complete upload.
 pub struct RequestStream<T> {
     state: SendState,
-    codec: Codec<T>,
+    encoder: Encoder<T>,
     encoding: Encoding,
     deadline: Option<Pin<Box<Sleep>>>,
     path: Arc<str>,
@@ -228,7 +233,7 @@ impl<T> RequestStream<T> {
                 "the requests have been finished",
             ));
         }
-        let bytes = message::encode(self.codec, &message, self.encoding)?;
+        let bytes = message::encode(self.encoder, &message, self.encoding)?;
         match &self.state {
             SendState::Open(upload) => upload
                 .send(bytes)

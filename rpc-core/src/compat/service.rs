@@ -20,8 +20,8 @@ use super::request::RequestBody;
 use crate::client::FinishedCall;
 use crate::request::PeerAddr;
 use crate::server::{
-    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ShutdownHandle,
-    Single, guarded,
+    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ServerRecv,
+    ServerSend, ShutdownHandle, Single, guarded,
 };
 use crate::transport::stream::SendHalf;
 use crate::wire::compression::ACCEPT;
@@ -42,7 +42,7 @@ pub struct RouterService {
     router: Router,
     options: Arc<Options>,
     load: Arc<Load>,
-    peer: Option<PeerAddr>,
+    peer: Option<Arc<PeerAddr>>,
 }
 
 impl std::fmt::Debug for RouterService {
@@ -77,7 +77,7 @@ impl RouterService {
             router,
             options: Arc::new(options.clone()),
             load: Arc::clone(load),
-            peer: Some(peer),
+            peer: Some(Arc::new(peer)),
         }
     }
 
@@ -163,7 +163,7 @@ impl RouterService {
             accept: fields.accept,
             compress: self.options.compress,
             limit: self.options.receive_limit,
-            recv: Box::new(RequestBody::new(body, &self.load)),
+            recv: ServerRecv::Boxed(Box::new(RequestBody::new(body, &self.load))),
         };
         match handler.by_kind() {
             Ok(handler) => {
@@ -184,7 +184,7 @@ impl RouterService {
             }
             Err(handler) => {
                 let (mut end, mut inbox) = outbox::pair();
-                let running = handler(call, Box::new(end.clone_handle()));
+                let running = handler(call, ServerSend::Boxed(Box::new(end.clone_handle())));
                 let task = tokio::spawn(async move {
                     let Finished(outcome) = guarded(&path, deadline, running)
                         .await

@@ -92,8 +92,10 @@ impl Service {
         R: Send + 'static,
         F: for<'a> Answers<'a, S, RecvStream<Q>, R> + Copy + Send + Sync + 'static,
     {
-        self.client_streaming(method, state, move |state: Arc<S>, requests| async move {
-            function(&state, requests).await
+        let (state, codec) = (Arc::clone(state), method.response.encoder);
+        self.answering_once(method, move |call, head| {
+            let state = Arc::clone(&state);
+            async move { head.single(function(&state, call.request()).await?, codec) }
         })
     }
 
@@ -111,14 +113,20 @@ impl Service {
         R: Send + 'static,
         F: for<'a> Streams<'a, S, Q, R> + Copy + Send + Sync + 'static,
     {
-        self.server_streaming(
-            method,
-            state,
-            move |state: Arc<S>, request, mut responses| async move {
-                let result = function(&state, request, &mut responses).await;
+        let state = Arc::clone(state);
+        self.answering_many(method, move |mut call, mut responses| {
+            let state = Arc::clone(&state);
+            async move {
+                let result = match call.read_single().await {
+                    Ok((message, _held)) => {
+                        let request = call.request().map(|_| message);
+                        function(&state, request, &mut responses).await
+                    }
+                    Err(status) => Err(status),
+                };
                 responses.finish(result)
-            },
-        )
+            }
+        })
     }
 
     /// Adds a bidirectional method.
@@ -135,13 +143,13 @@ impl Service {
         R: Send + 'static,
         F: for<'a> Streams<'a, S, RecvStream<Q>, R> + Copy + Send + Sync + 'static,
     {
-        self.bidi_streaming(
-            method,
-            state,
-            move |state: Arc<S>, requests, mut responses| async move {
-                let result = function(&state, requests, &mut responses).await;
+        let state = Arc::clone(state);
+        self.answering_many(method, move |call, mut responses| {
+            let state = Arc::clone(&state);
+            async move {
+                let result = function(&state, call.request(), &mut responses).await;
                 responses.finish(result)
-            },
-        )
+            }
+        })
     }
 }

@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::connection::{Requests, Responses};
+use super::load::Account;
 use super::router::read_and_start;
 use super::slot::UnaryHandler;
 use crate::request::PeerAddr;
-use crate::transport::stream::{RecvHalf, SendHalf};
+use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::{Encoding, EncodingSet};
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Request, Status};
 
@@ -23,12 +25,12 @@ pub(crate) struct IncomingCall {
     pub(crate) response_metadata: Metadata,
     pub(crate) extensions: Extensions,
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) peer: Option<PeerAddr>,
+    pub(crate) peer: Option<Arc<PeerAddr>>,
     pub(crate) encoding: Encoding,
     pub(crate) accept: EncodingSet,
     pub(crate) compress: Encoding,
     pub(crate) limit: usize,
-    pub(crate) recv: Box<dyn RecvHalf>,
+    pub(crate) recv: ServerRecv,
 }
 
 impl IncomingCall {
@@ -41,16 +43,56 @@ impl IncomingCall {
         }
     }
 
-    pub(crate) fn into_request<T>(
-        self,
-        message: impl FnOnce(Box<dyn RecvHalf>) -> T,
-    ) -> Request<T> {
+    pub(crate) fn into_request<T>(self, message: impl FnOnce(ServerRecv) -> T) -> Request<T> {
         let mut request = Request::new(message(self.recv));
         request.metadata = self.metadata;
         request.extensions = self.extensions;
         request.deadline = self.deadline;
         request.peer = self.peer;
         request
+    }
+}
+
+/// The receiving half of a call.
+pub(crate) enum ServerRecv {
+    /// In place, since a box for it would be memory of every open stream.
+    Http2(Requests),
+    Boxed(Box<dyn RecvHalf>),
+    /// It was taken, or all of it has arrived.
+    Ended,
+}
+
+impl RecvHalf for ServerRecv {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
+        match self {
+            Self::Http2(recv) => recv.poll_recv(cx),
+            Self::Boxed(recv) => recv.poll_recv(cx),
+            Self::Ended => Poll::Ready(Ok(Event::End)),
+        }
+    }
+
+    fn account(&self) -> Option<Arc<Account>> {
+        match self {
+            Self::Http2(recv) => recv.account(),
+            Self::Boxed(recv) => recv.account(),
+            Self::Ended => None,
+        }
+    }
+}
+
+/// The sending half of a call.
+pub(crate) enum ServerSend {
+    /// In place, as [`ServerRecv::Http2`].
+    Http2(Responses),
+    Boxed(Box<dyn SendHalf>),
+}
+
+impl ServerSend {
+    pub(crate) fn half(&mut self) -> &mut dyn SendHalf {
+        match self {
+            Self::Http2(send) => send,
+            Self::Boxed(send) => &mut **send,
+        }
     }
 }
 
@@ -69,7 +111,7 @@ pub struct Finished(pub(crate) Result<Metadata, Status>);
 pub(crate) type SingleFn =
     dyn Fn(IncomingCall) -> BoxFuture<'static, Result<Single, Status>> + Send + Sync;
 pub(crate) type StreamingFn =
-    dyn Fn(IncomingCall, Box<dyn SendHalf>) -> BoxFuture<'static, Finished> + Send + Sync;
+    dyn Fn(IncomingCall, ServerSend) -> BoxFuture<'static, Finished> + Send + Sync;
 
 /// A handler of one method.
 #[derive(Clone)]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::handler::{Finished, Handler, IncomingCall, Single};
+use super::handler::{Finished, Handler, IncomingCall, ServerSend, Single};
 use super::router::read_and_start;
 use crate::request::PeerAddr;
-use crate::transport::stream::SendHalf;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
 /// A call that has come in and has a handler; its messages are not decoded yet.
@@ -81,7 +80,7 @@ impl ServerCall {
     /// Where the call came from.
     #[must_use]
     pub fn peer_addr(&self) -> Option<&PeerAddr> {
-        self.0.peer.as_ref()
+        self.0.peer.as_deref()
     }
 }
 
@@ -150,7 +149,7 @@ pub trait ServerInterceptor: Send + Sync + 'static {
 pub struct ServerNext<'a> {
     rest: &'a [Arc<dyn ErasedInterceptor>],
     handler: Handler,
-    send: Option<Box<dyn SendHalf>>,
+    send: Option<ServerSend>,
 }
 
 impl std::fmt::Debug for ServerNext<'_> {

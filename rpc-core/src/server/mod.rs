@@ -29,5 +29,5 @@ pub use send::{ResponsePermit, SendStream};
 pub use shutdown::{ShutdownHandle, ShutdownHook};
 
 pub(crate) use builder::Options;
-pub(crate) use handler::{IncomingCall, Single, guarded};
+pub(crate) use handler::{IncomingCall, ServerRecv, ServerSend, Single, guarded};
 pub(crate) use load::{Account, Admission, Held, Load};

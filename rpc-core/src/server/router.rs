@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::handler::{Finished, Handler, IncomingCall, Single};
+use super::handler::{Finished, Handler, IncomingCall, ServerRecv, ServerSend, Single};
 use super::interceptor::{Interceptors, ServerInterceptor};
 use super::load::Held;
 use super::pace::{Dispatch, Pace};
 use super::send::SendStream;
 use super::slot::{Answer, Unary, UnaryHandler};
-use crate::codec::Codec;
+use crate::codec::{Codec, Encoder};
 use crate::stream::RecvStream;
-use crate::transport::stream::SendHalf;
 use crate::wire::message;
 use crate::{Method, Request, Response, Status};
 
@@ -93,7 +92,7 @@ impl Service {
     /// Adds a client-streaming method.
     #[must_use]
     pub fn client_streaming<S, Q, R, F, Fut>(
-        mut self,
+        self,
         method: &Method<Q, R>,
         state: &Arc<S>,
         handler: F,
@@ -105,23 +104,18 @@ impl Service {
         F: Fn(Arc<S>, Request<RecvStream<Q>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Response<R>, Status>> + Send + 'static,
     {
-        let (request, response) = (method.request, method.response);
+        let codec = method.response.encoder;
         let (state, handler) = (Arc::clone(state), Arc::new(handler));
-        let erased = move |mut call: IncomingCall| {
-            let head = Head::of(&mut call);
-            let outcome = handler(Arc::clone(&state), stream_request(call, request));
-            Box::pin(async move { head.single(outcome.await?, response) })
-                as crate::BoxFuture<'static, _>
-        };
-        self.methods
-            .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
-        self
+        self.answering_once(method, move |call, head| {
+            let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
+            async move { head.single(handler(state, call.request()).await?, codec) }
+        })
     }
 
     /// Adds a server-streaming method.
     #[must_use]
     pub fn server_streaming<S, Q, R, F, Fut>(
-        mut self,
+        self,
         method: &Method<Q, R>,
         state: &Arc<S>,
         handler: F,
@@ -133,31 +127,25 @@ impl Service {
         F: Fn(Arc<S>, Request<Q>, SendStream<R>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Finished> + Send + 'static,
     {
-        let (request, response) = (method.request, method.response);
         let (state, handler) = (Arc::clone(state), Arc::new(handler));
-        let erased = move |mut call: IncomingCall, send| {
+        self.answering_many(method, move |mut call, responses| {
             let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
-            Box::pin(async move {
-                let responses = Head::of(&mut call).stream(send, response);
-                match read_single(&mut call, request).await {
+            async move {
+                match call.read_single().await {
                     Ok((message, _held)) => {
-                        handler(state, call.into_request(|_| message), responses).await
+                        let request = call.request().map(|_| message);
+                        handler(state, request, responses).await
                     }
                     Err(status) => Finished(Err(status)),
                 }
-            }) as crate::BoxFuture<'static, _>
-        };
-        self.methods.push((
-            method.path().to_owned(),
-            Handler::Streaming(Arc::new(erased)),
-        ));
-        self
+            }
+        })
     }
 
     /// Adds a bidirectional method.
     #[must_use]
     pub fn bidi_streaming<S, Q, R, F, Fut>(
-        mut self,
+        self,
         method: &Method<Q, R>,
         state: &Arc<S>,
         handler: F,
@@ -169,15 +157,43 @@ impl Service {
         F: Fn(Arc<S>, Request<RecvStream<Q>>, SendStream<R>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Finished> + Send + 'static,
     {
+        let (state, handler) = (Arc::clone(state), Arc::new(handler));
+        self.answering_many(method, move |call, responses| {
+            let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
+            async move { handler(state, call.request(), responses).await }
+        })
+    }
+
+    /// Adds a method with a stream of requests and one response.
+    pub(super) fn answering_once<Q, R, F, Fut>(mut self, method: &Method<Q, R>, start: F) -> Self
+    where
+        Q: 'static,
+        F: Fn(Box<StreamCall<Q>>, Head) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Single, Status>> + Send + 'static,
+    {
+        let codec = method.request;
+        let erased = move |mut call: IncomingCall| {
+            let head = Head::of(&mut call);
+            Box::pin(start(StreamCall::new(call, codec), head)) as crate::BoxFuture<'static, _>
+        };
+        self.methods
+            .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
+        self
+    }
+
+    /// Adds a method with a stream of responses.
+    pub(super) fn answering_many<Q, R, F, Fut>(mut self, method: &Method<Q, R>, start: F) -> Self
+    where
+        Q: 'static,
+        R: 'static,
+        F: Fn(Box<StreamCall<Q>>, SendStream<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Finished> + Send + 'static,
+    {
         let (request, response) = (method.request, method.response);
-        let (state, handler) = (Arc::clone(state), handler);
         let erased = move |mut call: IncomingCall, send| {
             let responses = Head::of(&mut call).stream(send, response);
-            Box::pin(handler(
-                Arc::clone(&state),
-                stream_request(call, request),
-                responses,
-            )) as crate::BoxFuture<'static, _>
+            Box::pin(start(StreamCall::new(call, request), responses))
+                as crate::BoxFuture<'static, _>
         };
         self.methods.push((
             method.path().to_owned(),
@@ -187,9 +203,39 @@ impl Service {
     }
 }
 
+/// A streaming call before the first step of its handler.
+///
+/// The future that it is passed to is made under the lock of a connection, and calls the handler only
+/// when it is polled. It has the request in a box until then: a future keeps the room of what it is
+/// made of to its end, and the handler's own has room for the request already.
+pub(super) struct StreamCall<Q> {
+    path: Arc<str>,
+    request: Request<RecvStream<Q>>,
+}
+
+impl<Q> StreamCall<Q> {
+    fn new(call: IncomingCall, codec: Codec<Q>) -> Box<Self> {
+        Box::new(Self {
+            path: Arc::clone(&call.path),
+            request: stream_request(call, codec),
+        })
+    }
+
+    /// The request; the box is gone. Moved out in an async block, it would be kept to its end.
+    #[expect(clippy::boxed_local, reason = "it is what the future had")]
+    pub(super) fn request(self: Box<Self>) -> Request<RecvStream<Q>> {
+        self.request
+    }
+
+    /// As [`read_single`].
+    pub(super) async fn read_single(&mut self) -> Result<(Q, Option<Held>), Status> {
+        read_single(self.request.get_mut(), &self.path).await
+    }
+}
+
 fn stream_request<Q>(call: IncomingCall, codec: Codec<Q>) -> Request<RecvStream<Q>> {
     let (encoding, limit) = (call.encoding, call.limit);
-    call.into_request(|recv| RecvStream::server(recv, codec, encoding, limit))
+    call.into_request(|recv| RecvStream::server(recv, codec.decoder, encoding, limit))
 }
 
 /// Reads the one request of a unary call and runs it as a future of its own.
@@ -197,45 +243,31 @@ pub(crate) async fn read_and_start(
     handler: Arc<dyn UnaryHandler>,
     mut call: IncomingCall,
 ) -> Result<Single, Status> {
-    let (message, _held) = read_single(&mut call, Codec::raw()).await?;
+    let recv = std::mem::replace(&mut call.recv, ServerRecv::Ended);
+    let mut requests = RecvStream::server(recv, Codec::raw().decoder, call.encoding, call.limit);
+    let (message, _held) = read_single(&mut requests, &call.path).await?;
+    drop(requests);
     handler.start(call, message).await
 }
 
 /// Reads the one request of a call and the end of its stream. What it holds of the budget is given
 /// back once the handler is done with it.
 async fn read_single<Q>(
-    call: &mut IncomingCall,
-    codec: Codec<Q>,
+    requests: &mut RecvStream<Q>,
+    path: &str,
 ) -> Result<(Q, Option<Held>), Status> {
-    let recv = std::mem::replace(&mut call.recv, Box::new(Ended));
-    let mut stream = RecvStream::server(recv, codec, call.encoding, call.limit);
-    let Some(message) = stream.recv().await? else {
+    let Some(message) = requests.recv().await? else {
         return Err(Status::internal(format!(
-            "the call of {} has no request message",
-            call.path
+            "the call of {path} has no request message"
         )));
     };
-    let held = stream.hold()?;
-    if stream.recv().await?.is_some() {
+    let held = requests.hold()?;
+    if requests.recv().await?.is_some() {
         return Err(Status::internal(format!(
-            "the call of {} has more than one request message",
-            call.path
+            "the call of {path} has more than one request message"
         )));
     }
     Ok((message, held))
-}
-
-pub(crate) struct Ended;
-
-impl crate::transport::stream::RecvHalf for Ended {
-    fn poll_recv(
-        &mut self,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<
-        Result<crate::transport::stream::Event, crate::transport::stream::StreamError>,
-    > {
-        std::task::Poll::Ready(Ok(crate::transport::stream::Event::End))
-    }
 }
 
 /// What is known of a response before there is one.
@@ -259,7 +291,7 @@ impl Head {
         codec: Codec<R>,
         out: &mut bytes::BytesMut,
     ) -> Result<Answer, Status> {
-        message::encode_into(codec, response.get_ref(), self.encoding, out)?;
+        message::encode_into(codec.encoder, response.get_ref(), self.encoding, out)?;
         self.metadata.extend(response.metadata);
         Ok(Answer {
             metadata: self.metadata,
@@ -271,9 +303,9 @@ impl Head {
     pub(super) fn single<R>(
         mut self,
         response: Response<R>,
-        codec: Codec<R>,
+        encoder: Encoder<R>,
     ) -> Result<Single, Status> {
-        let message = message::encode(codec, response.get_ref(), self.encoding)?;
+        let message = message::encode(encoder, response.get_ref(), self.encoding)?;
         self.metadata.extend(response.metadata);
         Ok(Single {
             metadata: self.metadata,
@@ -283,8 +315,8 @@ impl Head {
         })
     }
 
-    fn stream<R>(self, send: Box<dyn SendHalf>, codec: Codec<R>) -> SendStream<R> {
-        SendStream::new(send, codec, self.encoding, self.metadata)
+    fn stream<R>(self, send: ServerSend, codec: Codec<R>) -> SendStream<R> {
+        SendStream::new(send, codec.encoder, self.encoding, self.metadata)
     }
 }
 
@@ -299,7 +331,15 @@ pub struct RawCall {
     pub responses: SendStream<Bytes>,
 }
 
-type Fallback = Arc<dyn Fn(RawCall) -> crate::BoxFuture<'static, Finished> + Send + Sync>;
+impl RawCall {
+    /// As [`StreamCall::request`].
+    #[expect(clippy::boxed_local, reason = "it is what the future had")]
+    fn unboxed(self: Box<Self>) -> Self {
+        *self
+    }
+}
+
+type Fallback = Arc<dyn Fn(Box<RawCall>) -> crate::BoxFuture<'static, Finished> + Send + Sync>;
 
 /// The services of a server, by the paths of their methods; cheap to clone once built.
 #[derive(Clone, Default)]
@@ -343,7 +383,11 @@ impl Router {
         F: Fn(RawCall) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Finished> + Send + 'static,
     {
-        self.fallback = Some(Arc::new(move |call| Box::pin(handler(call))));
+        let handler = Arc::new(handler);
+        self.fallback = Some(Arc::new(move |call| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(call.unboxed()).await })
+        }));
         self
     }
 
@@ -378,11 +422,11 @@ impl Router {
             let handler = Handler::Streaming(Arc::new(move |mut call, send| {
                 let path = Arc::clone(&call.path);
                 let responses = Head::of(&mut call).stream(send, codec);
-                fallback(RawCall {
+                fallback(Box::new(RawCall {
                     path,
                     request: stream_request(call, codec),
                     responses,
-                })
+                }))
             }));
             return Ok(self.interceptors.around(handler));
         }

@@ -7,9 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
-use super::handler::Finished;
-use crate::codec::Codec;
-use crate::transport::stream::SendHalf;
+use super::handler::{Finished, ServerSend};
+use crate::codec::Encoder;
 use crate::wire::compression::Encoding;
 use crate::wire::head::ResponseHead;
 use crate::wire::message;
@@ -26,8 +25,8 @@ pub struct SendStream<T>(Box<Sending<T>>);
 
 /// What a [`SendStream`] points to.
 struct Sending<T> {
-    send: Box<dyn SendHalf>,
-    codec: Codec<T>,
+    send: ServerSend,
+    encoder: Encoder<T>,
     encoding: Encoding,
     head_sent: bool,
     /// What goes out around the messages; most calls have none.
@@ -59,14 +58,14 @@ impl<T> fmt::Debug for SendStream<T> {
 
 impl<T> SendStream<T> {
     pub(crate) fn new(
-        send: Box<dyn SendHalf>,
-        codec: Codec<T>,
+        send: ServerSend,
+        encoder: Encoder<T>,
         encoding: Encoding,
         metadata: Metadata,
     ) -> Self {
         Self(Box::new(Sending {
             send,
-            codec,
+            encoder,
             encoding,
             head_sent: false,
             around: (!metadata.is_empty()).then(|| {
@@ -104,6 +103,7 @@ impl<T> SendStream<T> {
     pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         self.0
             .send
+            .half()
             .poll_ready(cx, 1)
             .map_err(|error| error.into_status())
     }
@@ -113,10 +113,10 @@ impl<T> SendStream<T> {
         self.send_headers();
         // Taken out, since a codec is the user's and may send something itself.
         let mut scratch = SCRATCH.take();
-        let encoded = message::encode_into(self.0.codec, &message, self.0.encoding, &mut scratch);
+        let encoded = message::encode_into(self.0.encoder, &message, self.0.encoding, &mut scratch);
         let sent = match encoded {
-            Ok(()) if scratch.len() < SMALL => self.0.send.send_copied(&scratch),
-            Ok(()) => self.0.send.send(scratch.split().freeze(), false),
+            Ok(()) if scratch.len() < SMALL => self.0.send.half().send_copied(&scratch),
+            Ok(()) => self.0.send.half().send(scratch.split().freeze(), false),
             Err(status) => return Err(status),
         };
         scratch.clear();
@@ -141,7 +141,7 @@ impl<T> SendStream<T> {
         if !std::mem::replace(&mut self.0.head_sent, true) {
             let around = self.0.around.as_mut();
             let metadata = around.map(|around| std::mem::take(&mut around.metadata));
-            self.0.send.send_head(ResponseHead {
+            self.0.send.half().send_head(ResponseHead {
                 encoding: self.0.encoding,
                 metadata: metadata.unwrap_or_default(),
             });

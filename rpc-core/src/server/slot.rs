@@ -98,9 +98,9 @@ where
         let (request, response) = (self.request, self.response);
         Box::pin(async move {
             let head = Head::of(&mut call);
-            let message = message::decode(request, message)?;
+            let message = message::decode(request.decoder, message)?;
             let answer = handler(state, call.into_request(|_| message)).await?;
-            head.single(answer, response)
+            head.single(answer, response.encoder)
         })
     }
 
@@ -122,7 +122,7 @@ where
             return Ran::Done(Err(Status::internal("a call was run twice")));
         };
         let head = Head::of(call);
-        let message = match message::decode_slice(self.request, message) {
+        let message = match message::decode_slice(self.request.decoder, message) {
             Ok(message) => message,
             Err(status) => return Ran::Done(Err(status)),
         };
@@ -189,6 +189,6 @@ where
         let Some(head) = this.head.take() else {
             return Poll::Pending;
         };
-        Poll::Ready(outcome.and_then(|answer| head.single(answer, this.response)))
+        Poll::Ready(outcome.and_then(|answer| head.single(answer, this.response.encoder)))
     }
 }

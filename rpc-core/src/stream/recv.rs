@@ -11,8 +11,8 @@ use tokio::time::Sleep;
 
 use super::unpack::unpack;
 use crate::client::OpenedRecv;
-use crate::codec::Codec;
-use crate::server::Held;
+use crate::codec::Decoder;
+use crate::server::{Held, ServerRecv};
 use crate::transport::stream::{Event, RecvHalf, StreamError};
 use crate::wire::compression::Encoding;
 use crate::wire::message::{self, MessageDecoder, Next};
@@ -29,21 +29,28 @@ pub struct RecvStream<T>(Box<Receiving<T>>);
 /// What a [`RecvStream`] points to: handlers move their streams around, and each place to which one is
 /// moved is room in the handler's future.
 struct Receiving<T> {
-    codec: Codec<T>,
-    decoder: MessageDecoder,
+    decoder: Decoder<T>,
+    messages: MessageDecoder,
     /// A large message that is being decompressed.
     unpacking: Option<BoxFuture<'static, Result<Bytes, Status>>>,
     source: Source,
-    deadline: Option<Pin<Box<Sleep>>>,
-    headers: Option<Metadata>,
-    trailers: Option<Metadata>,
+    /// What only a client has.
+    response: Option<Box<ResponseParts>>,
     delivered: bool,
     /// An error was given to the caller.
     reported: bool,
 }
 
+/// What there is of a response beside its messages.
+#[derive(Default)]
+struct ResponseParts {
+    deadline: Option<Pin<Box<Sleep>>>,
+    headers: Option<Metadata>,
+    trailers: Option<Metadata>,
+}
+
 enum Source {
-    Server(Box<dyn RecvHalf>),
+    Server(ServerRecv),
     Starting(oneshot::Receiver<Result<OpenedRecv, Status>>),
     Open(Box<OpenedRecv>),
     /// Another attempt is being made because the last one failed before it delivered a message.
@@ -55,21 +62,21 @@ enum Source {
 impl<T> fmt::Debug for RecvStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecvStream")
-            .field("codec", &self.0.codec)
+            .field("codec", &self.0.decoder.name)
             .finish_non_exhaustive()
     }
 }
 
 impl<T> RecvStream<T> {
     pub(crate) fn server(
-        recv: Box<dyn RecvHalf>,
-        codec: Codec<T>,
+        recv: ServerRecv,
+        decoder: Decoder<T>,
         encoding: Encoding,
         limit: usize,
     ) -> Self {
         Self::new(
             Source::Server(recv),
-            codec,
+            decoder,
             MessageDecoder::new(encoding, limit),
             None,
         )
@@ -77,19 +84,19 @@ impl<T> RecvStream<T> {
 
     pub(crate) fn client(
         started: oneshot::Receiver<Result<OpenedRecv, Status>>,
-        codec: Codec<T>,
+        decoder: Decoder<T>,
         limit: usize,
         deadline: Option<Deadline>,
     ) -> Self {
-        let decoder = MessageDecoder::new(Encoding::Identity, limit);
-        Self::new(Source::Starting(started), codec, decoder, deadline)
+        let messages = MessageDecoder::new(Encoding::Identity, limit);
+        Self::new(Source::Starting(started), decoder, messages, deadline)
     }
 
     /// A stream of a call that could not be started.
-    pub(crate) fn failed(codec: Codec<T>, status: Status) -> Self {
+    pub(crate) fn failed(decoder: Decoder<T>, status: Status) -> Self {
         Self::new(
             Source::Failed(status),
-            codec,
+            decoder,
             MessageDecoder::new(Encoding::Identity, 0),
             None,
         )
@@ -97,20 +104,22 @@ impl<T> RecvStream<T> {
 
     fn new(
         source: Source,
-        codec: Codec<T>,
-        decoder: MessageDecoder,
+        decoder: Decoder<T>,
+        messages: MessageDecoder,
         deadline: Option<Deadline>,
     ) -> Self {
-        let deadline =
-            deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.instant())));
+        let response = deadline.map(|deadline| {
+            Box::new(ResponseParts {
+                deadline: Some(Box::pin(tokio::time::sleep_until(deadline.instant()))),
+                ..ResponseParts::default()
+            })
+        });
         Self(Box::new(Receiving {
-            codec,
             decoder,
+            messages,
             unpacking: None,
             source,
-            deadline,
-            headers: None,
-            trailers: None,
+            response,
             delivered: false,
             reported: false,
         }))
@@ -137,19 +146,19 @@ impl<T> RecvStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn headers(&mut self) -> Result<&Metadata, Status> {
-        while self.0.headers.is_none() {
+        while self.response().headers.is_none() {
             match poll_fn(|cx| self.poll_event(cx)).await? {
                 true => {}
                 false => break,
             }
         }
-        Ok(self.0.headers.get_or_insert_default())
+        Ok(self.response().headers.get_or_insert_default())
     }
 
     /// The metadata after the last message, once the stream has ended with success.
     #[must_use]
     pub fn trailers(&self) -> Option<&Metadata> {
-        self.0.trailers.as_ref()
+        self.0.response.as_ref()?.trailers.as_ref()
     }
 
     /// [`recv`](Self::recv) for those who poll.
@@ -169,7 +178,7 @@ impl<T> RecvStream<T> {
                     return Poll::Pending;
                 };
                 self.0.unpacking = None;
-                let message = unpacked.and_then(|bytes| message::decode(self.0.codec, bytes));
+                let message = unpacked.and_then(|bytes| message::decode(self.0.decoder, bytes));
                 return Poll::Ready(match message {
                     Ok(message) => {
                         self.0.delivered = true;
@@ -180,13 +189,13 @@ impl<T> RecvStream<T> {
             }
             let small = self
                 .0
-                .decoder
-                .with_small(|octets| message::decode_slice(self.0.codec, octets));
+                .messages
+                .with_small(|octets| message::decode_slice(self.0.decoder, octets));
             let next = match small {
                 Some(decoded) => decoded.map(Some),
-                None => match self.0.decoder.advance() {
+                None => match self.0.messages.advance() {
                     Ok(Next::Missing) => Ok(None),
-                    Ok(Next::Message(bytes)) => message::decode(self.0.codec, bytes).map(Some),
+                    Ok(Next::Message(bytes)) => message::decode(self.0.decoder, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
                         self.0.unpacking = Some(Box::pin(unpack(unpacking)));
                         continue;
@@ -213,7 +222,7 @@ impl<T> RecvStream<T> {
 
     /// Holds the budget of the server for the last message, when it is a large one.
     pub(crate) fn hold(&self) -> Result<Option<Held>, Status> {
-        let length = self.0.decoder.last();
+        let length = self.0.messages.last();
         let Source::Server(recv) = &self.0.source else {
             return Ok(None);
         };
@@ -238,9 +247,14 @@ impl<T> RecvStream<T> {
 
     pub(crate) fn into_response(self, message: T) -> Response<T> {
         let mut response = Response::new(message);
-        response.metadata = self.0.headers.unwrap_or_default();
-        response.trailers = self.0.trailers.unwrap_or_default();
+        let parts = self.0.response.map(|parts| *parts).unwrap_or_default();
+        response.metadata = parts.headers.unwrap_or_default();
+        response.trailers = parts.trailers.unwrap_or_default();
         response
+    }
+
+    fn response(&mut self) -> &mut ResponseParts {
+        self.0.response.get_or_insert_default()
     }
 
     /// Takes one event in; false when the stream has ended with success.
@@ -256,10 +270,10 @@ impl<T> RecvStream<T> {
                     };
                     return Poll::Ready(match event {
                         Ok(Event::Data(data)) => {
-                            self.0.decoder.push(data);
+                            self.0.messages.push(data);
                             Ok(true)
                         }
-                        Ok(_) => match self.0.decoder.finish() {
+                        Ok(_) => match self.0.messages.finish() {
                             Ok(()) => {
                                 self.0.source = Source::Done;
                                 Ok(false)
@@ -302,7 +316,8 @@ impl<T> RecvStream<T> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
-        let Some(sleep) = &mut self.0.deadline else {
+        let parts = self.0.response.as_mut();
+        let Some(sleep) = parts.and_then(|parts| parts.deadline.as_mut()) else {
             return Poll::Pending;
         };
         if sleep.as_mut().poll(cx).is_pending() {
@@ -322,19 +337,19 @@ impl<T> RecvStream<T> {
                 if let Source::Open(opened) = &self.0.source {
                     opened.body.commit();
                 }
-                self.0.headers = Some(head.metadata);
-                self.0.decoder.set_encoding(head.encoding);
+                self.response().headers = Some(head.metadata);
+                self.0.messages.set_encoding(head.encoding);
                 return Some(Ok(true));
             }
             Ok(Event::Data(data)) => {
-                self.0.decoder.push(data);
+                self.0.messages.push(data);
                 return Some(Ok(true));
             }
             Ok(Event::Trailers(trailers)) => match trailers.into_result() {
                 Ok(trailers) => {
-                    return Some(match self.0.decoder.finish() {
+                    return Some(match self.0.messages.finish() {
                         Ok(()) => {
-                            self.0.trailers = Some(trailers);
+                            self.response().trailers = Some(trailers);
                             self.end(None);
                             Ok(false)
                         }
@@ -361,7 +376,8 @@ impl<T> RecvStream<T> {
         guard.end(failed.status.code());
         drop(guard);
         // Only a call whose requests are at hand can be made again.
-        if !body.can_resend() || self.0.delivered || self.0.headers.is_some() {
+        let has_headers = self.response().headers.is_some();
+        if !body.can_resend() || self.0.delivered || has_headers {
             let status = plan.annotated(failed.status);
             plan.report(Some(&status));
             self.0.source = Source::Failed(status.clone());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::compression::{self, Encoding, Unpacked, Unpacking};
-use crate::codec::Codec;
+use crate::codec::{Decoder, Encoder};
 use crate::{Code, Status};
 
 pub(crate) const PREFIX: usize = 5;
@@ -15,25 +15,29 @@ pub(crate) const DEFAULT_RECEIVE_LIMIT: usize = 4 * 1024 * 1024;
 const COMPRESS_FROM: usize = 256;
 
 /// Encodes a message with its prefix.
-pub(crate) fn encode<T>(codec: Codec<T>, message: &T, encoding: Encoding) -> Result<Bytes, Status> {
+pub(crate) fn encode<T>(
+    encoder: Encoder<T>,
+    message: &T,
+    encoding: Encoding,
+) -> Result<Bytes, Status> {
     let mut buffer = BytesMut::new();
-    encode_into(codec, message, encoding, &mut buffer)?;
+    encode_into(encoder, message, encoding, &mut buffer)?;
     Ok(buffer.freeze())
 }
 
 /// Appends a message with its prefix.
 pub(crate) fn encode_into<T>(
-    codec: Codec<T>,
+    encoder: Encoder<T>,
     message: &T,
     encoding: Encoding,
     buffer: &mut BytesMut,
 ) -> Result<(), Status> {
     let start = buffer.len();
     let body = start + PREFIX;
-    let length = codec.length.map_or(0, |length| length(message));
+    let length = encoder.length.map_or(0, |length| length(message));
     buffer.reserve(PREFIX + length);
     buffer.put_bytes(0, PREFIX);
-    (codec.encode)(message, buffer);
+    (encoder.encode)(message, buffer);
     if encoding != Encoding::Identity
         && buffer.len() - start >= COMPRESS_FROM
         && let Some(packed) = compression::compress(encoding, &buffer[body..])
@@ -53,7 +57,7 @@ pub(crate) fn encode_into<T>(
 }
 
 /// A message up to this size is cheaper to copy than to share.
-const SMALL: usize = 1024;
+const SMALL: u32 = 1024;
 
 /// Cuts a stream of chunks into messages; a message inside one chunk is not copied.
 #[derive(Debug)]
@@ -61,13 +65,27 @@ pub(crate) struct MessageDecoder {
     /// Empty only when all are taken.
     first: Bytes,
     /// The chunks behind it: most of the time there are none, and no memory for them.
-    rest: VecDeque<Bytes>,
-    buffered: usize,
-    header: Option<(bool, usize)>,
-    encoding: Encoding,
-    limit: usize,
+    rest: Option<Box<Rest>>,
+    /// Whether the next message is compressed, and its length.
+    header: Option<(bool, u32)>,
+    /// No message is longer than 4 GiB.
+    limit: u32,
     /// The length of the last message, as it came.
-    last: usize,
+    last: u32,
+    encoding: Encoding,
+}
+
+/// Chunks behind the first one.
+#[derive(Debug, Default)]
+struct Rest {
+    chunks: VecDeque<Bytes>,
+    /// How long they are together.
+    length: usize,
+}
+
+/// A length as the prefix has it.
+fn octets(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 /// What comes next in a stream of messages.
@@ -83,18 +101,17 @@ impl MessageDecoder {
     pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
         Self {
             first: Bytes::new(),
-            rest: VecDeque::new(),
-            buffered: 0,
+            rest: None,
             header: None,
-            encoding,
-            limit,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
             last: 0,
+            encoding,
         }
     }
 
     /// How long the last message was when it arrived.
     pub(crate) fn last(&self) -> usize {
-        self.last
+        octets(self.last)
     }
 
     pub(crate) fn set_encoding(&mut self, encoding: Encoding) {
@@ -103,11 +120,12 @@ impl MessageDecoder {
 
     pub(crate) fn push(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
-            self.buffered += chunk.len();
             if self.first.is_empty() {
                 self.first = chunk;
             } else {
-                self.rest.push_back(chunk);
+                let rest = self.rest.get_or_insert_default();
+                rest.length += chunk.len();
+                rest.chunks.push_back(chunk);
             }
         }
     }
@@ -121,14 +139,14 @@ impl MessageDecoder {
         let [0, l0, l1, l2, l3] = *front.first_chunk::<PREFIX>()? else {
             return None;
         };
-        let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-        if length > self.limit.min(SMALL) {
+        let announced = u32::from_be_bytes([l0, l1, l2, l3]);
+        if announced > self.limit.min(SMALL) {
             return None;
         }
+        let length = octets(announced);
         let result = act(front.get(PREFIX..PREFIX + length)?);
-        self.last = length;
+        self.last = announced;
         front.advance(PREFIX + length);
-        self.buffered -= PREFIX + length;
         self.move_up();
         Some(result)
     }
@@ -147,12 +165,12 @@ impl MessageDecoder {
         let (compressed, length) = match self.header {
             Some(header) => header,
             None => {
-                if self.buffered < PREFIX {
+                if self.buffered() < PREFIX {
                     return Ok(Next::Missing);
                 }
                 let mut prefix = self.take(PREFIX);
                 let flag = prefix.get_u8();
-                let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
+                let length = prefix.get_u32();
                 if flag > 1 {
                     return Err(Status::internal(format!(
                         "a message starts with the flag byte {flag}; only 0 and 1 are defined"
@@ -172,17 +190,17 @@ impl MessageDecoder {
                 *self.header.insert((flag == 1, length))
             }
         };
-        if self.buffered < length {
+        if self.buffered() < octets(length) {
             return Ok(Next::Missing);
         }
         self.header = None;
         self.last = length;
-        let message = self.take(length);
+        let message = self.take(octets(length));
         if !compressed {
             return Ok(Next::Message(message));
         }
         Ok(
-            match compression::unpack(self.encoding, message, self.limit)? {
+            match compression::unpack(self.encoding, message, octets(self.limit))? {
                 Unpacked::Whole(message) => Next::Message(message),
                 Unpacked::Large(unpacking) => Next::Packed(unpacking),
             },
@@ -191,7 +209,7 @@ impl MessageDecoder {
 
     /// The stream is over: an error when that is in the middle of a message.
     pub(crate) fn finish(&self) -> Result<(), Status> {
-        if self.buffered == 0 && self.header.is_none() {
+        if self.first.is_empty() && self.header.is_none() {
             return Ok(());
         }
         Err(Status::internal(
@@ -199,8 +217,13 @@ impl MessageDecoder {
         ))
     }
 
+    /// How much has arrived and was not taken.
+    fn buffered(&self) -> usize {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.length);
+        self.first.len() + rest
+    }
+
     fn take(&mut self, length: usize) -> Bytes {
-        self.buffered -= length;
         if length == 0 {
             return Bytes::new();
         }
@@ -223,9 +246,14 @@ impl MessageDecoder {
         if !self.first.is_empty() {
             return;
         }
-        self.first = self.rest.pop_front().unwrap_or_default();
-        if self.rest.is_empty() && self.rest.capacity() > 0 {
-            self.rest = VecDeque::new();
+        let Some(rest) = &mut self.rest else {
+            self.first = Bytes::new();
+            return;
+        };
+        self.first = rest.chunks.pop_front().unwrap_or_default();
+        rest.length -= self.first.len();
+        if rest.chunks.is_empty() {
+            self.rest = None;
         }
     }
 }
@@ -246,22 +274,22 @@ pub(crate) fn plain_message(mut octets: Bytes, limit: usize) -> Result<Bytes, By
 }
 
 /// Decodes one message by its codec.
-pub(crate) fn decode<T>(codec: Codec<T>, bytes: Bytes) -> Result<T, Status> {
+pub(crate) fn decode<T>(decoder: Decoder<T>, bytes: Bytes) -> Result<T, Status> {
     let length = bytes.len();
-    decoded(codec, length, (codec.decode)(bytes))
+    decoded(decoder, length, (decoder.decode)(bytes))
 }
 
 /// Decodes one message that stays where it is.
-pub(crate) fn decode_slice<T>(codec: Codec<T>, octets: &[u8]) -> Result<T, Status> {
-    let outcome = match codec.decode_slice {
+pub(crate) fn decode_slice<T>(decoder: Decoder<T>, octets: &[u8]) -> Result<T, Status> {
+    let outcome = match decoder.decode_slice {
         Some(decode) => decode(octets),
-        None => (codec.decode)(Bytes::copy_from_slice(octets)),
+        None => (decoder.decode)(Bytes::copy_from_slice(octets)),
     };
-    decoded(codec, octets.len(), outcome)
+    decoded(decoder, octets.len(), outcome)
 }
 
 fn decoded<T>(
-    codec: Codec<T>,
+    decoder: Decoder<T>,
     length: usize,
     outcome: Result<T, crate::DecodeError>,
 ) -> Result<T, Status> {
@@ -270,7 +298,7 @@ fn decoded<T>(
             Code::Internal,
             format!(
                 "a message of {length} bytes does not decode as {}: {error}",
-                codec.name()
+                decoder.name
             ),
         )
         .with_source(error)
@@ -280,10 +308,11 @@ fn decoded<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Codec;
 
     fn framed(message: &[u8]) -> Bytes {
         encode(
-            Codec::raw(),
+            Codec::raw().encoder,
             &Bytes::copy_from_slice(message),
             Encoding::Identity,
         )
@@ -333,8 +362,9 @@ mod tests {
         decoder.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
         for arrived in 0..100 {
             assert_eq!(decoder.next().unwrap(), None);
-            let held = decoder.first.len() + decoder.rest.len();
-            assert_eq!((held, decoder.buffered), (arrived, arrived));
+            let chunks = decoder.rest.as_ref().map_or(0, |rest| rest.chunks.len());
+            let held = decoder.first.len() + chunks;
+            assert_eq!((held, decoder.buffered()), (arrived, arrived));
             decoder.push(Bytes::from_static(&[7]));
         }
     }
@@ -364,10 +394,10 @@ mod tests {
         let large = Bytes::from(vec![3u8; 10_000]);
         let small = Bytes::from_static(b"small");
         let mut decoder = MessageDecoder::new(Encoding::Gzip, 10_000);
-        let packed = encode(Codec::raw(), &large, Encoding::Gzip).unwrap();
+        let packed = encode(Codec::raw().encoder, &large, Encoding::Gzip).unwrap();
         assert!(packed.len() < 200 && packed[0] == 1);
         decoder.push(packed);
-        decoder.push(encode(Codec::raw(), &small, Encoding::Gzip).unwrap());
+        decoder.push(encode(Codec::raw().encoder, &small, Encoding::Gzip).unwrap());
         assert_eq!(decoder.next().unwrap().unwrap(), large);
         assert_eq!(decoder.next().unwrap().unwrap(), small);
     }

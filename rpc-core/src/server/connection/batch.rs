@@ -10,16 +10,14 @@ use rpc_http2::{ConnectionError, Event, StreamKey};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::calls::{Call, Gathering, Inbox, Stage, State};
+use super::calls::{Call, Gathering, Inbox, More, Stage, State};
 use super::driver::{reason, wake_roomy};
 use super::halves::{Hold, Requests, Responses};
 use super::heads::{Heads, RequestHead, Target};
 use super::report::Report;
-use super::task::HandlerTask;
-use super::unary;
-use crate::server::handler::{Finished, Handler, IncomingCall, Single};
+use super::{task, unary};
+use crate::server::handler::{Handler, IncomingCall, ServerRecv, ServerSend, Single};
 use crate::server::load::{Admission, Held};
-use crate::server::router::Ended;
 use crate::server::slot::Answer;
 use crate::transport::http2::assembler::Assembler;
 use crate::wire::compression::Unpacking;
@@ -216,12 +214,12 @@ impl Batch {
             response_metadata: Metadata::new(),
             extensions: Extensions::default(),
             deadline,
-            peer: Some(shared.peer.clone()),
+            peer: Some(Arc::clone(&shared.peer)),
             encoding,
             accept,
             compress: options.compress,
             limit: options.receive_limit,
-            recv: Box::new(Ended),
+            recv: ServerRecv::Ended,
         };
         let handler = match target {
             Target::Route(route) => match &self.heads.routes[route].handler {
@@ -251,36 +249,21 @@ impl Batch {
             shared: Arc::clone(shared),
             key,
             admission: Some(admission),
-            _held: None,
         };
-        call.recv = Box::new(Requests {
+        call.recv = ServerRecv::Http2(Requests {
             shared: Arc::clone(shared),
             key,
         });
         let path = Arc::clone(&call.path);
         let task = match handler.by_kind() {
-            Ok(handler) => tokio::spawn(HandlerTask::new(
-                move || handler(call),
-                deadline,
-                path,
-                hold,
-                |hold, outcome| hold.finish_single(outcome.and_then(|outcome| outcome)),
-            )),
+            Ok(handler) => task::spawn(handler(call), deadline, path, hold),
             Err(handler) => {
-                let responses = Responses {
+                let responses = ServerSend::Http2(Responses {
                     shared: Arc::clone(shared),
                     key,
                     credit: 0,
-                };
-                tokio::spawn(HandlerTask::new(
-                    move || handler(call, Box::new(responses)),
-                    deadline,
-                    path,
-                    hold,
-                    |hold, outcome| {
-                        hold.finish_stream(outcome.unwrap_or_else(|status| Finished(Err(status))));
-                    },
-                ))
+                });
+                task::spawn(handler(call, responses), deadline, path, hold)
             }
         };
         if let Some(deadline) = deadline {
@@ -289,7 +272,7 @@ impl Batch {
         state.insert(Call {
             key,
             stage: Stage::Task {
-                abort: Some(task.abort_handle()),
+                abort: Some(task),
                 inbox: Inbox::new(options.receive_limit, end),
                 sender: None,
             },
@@ -406,12 +389,11 @@ impl Batch {
         match &mut call.stage {
             Stage::Task { inbox, .. } => {
                 inbox.assembler.push(data);
-                if end {
-                    inbox.end.get_or_insert(Ok(()));
-                }
                 inbox.unconsumed += data.len();
-                if end || inbox.assembler.has_whole() {
-                    self.wakers.extend(inbox.reader.take());
+                if end {
+                    self.wakers.extend(inbox.end(More::Ended));
+                } else if inbox.assembler.has_whole() {
+                    self.wakers.extend(inbox.take_reader());
                 } else {
                     // A message that is not whole must not wait for the window.
                     let count = std::mem::take(&mut inbox.unconsumed);

@@ -86,29 +86,54 @@ pub(super) struct Gathering {
 /// What has arrived for a handler.
 pub(super) struct Inbox {
     pub(super) assembler: Assembler,
+    pub(super) more: More,
     /// What counts against the windows.
     pub(super) unconsumed: usize,
-    /// How the request ended: whole, or why not.
-    pub(super) end: Option<Result<(), Arc<str>>>,
-    pub(super) reader: Option<Waker>,
     /// A message that is not whole, whose octets have been given back to the windows.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
+}
+
+/// Whether there is more of a request to come.
+pub(super) enum More {
+    /// There may be; who waits for it.
+    Open(Option<Waker>),
+    Ended,
+    /// It ended before its end, and why.
+    Broken(&'static str),
 }
 
 impl Inbox {
     pub(super) fn new(limit: usize, ended: bool) -> Self {
         Self {
             assembler: Assembler::new(limit),
+            more: if ended { More::Ended } else { More::Open(None) },
             unconsumed: 0,
-            end: ended.then_some(Ok(())),
-            reader: None,
             held: None,
         }
     }
 
+    /// Whoever waits for more.
+    pub(super) fn take_reader(&mut self) -> Option<Waker> {
+        match &mut self.more {
+            More::Open(reader) => reader.take(),
+            More::Ended | More::Broken(_) => None,
+        }
+    }
+
+    /// There is no more to come; gives whoever waits for it.
+    pub(super) fn end(&mut self, how: More) -> Option<Waker> {
+        let reader = self.take_reader();
+        if let More::Open(_) = self.more {
+            self.more = how;
+        }
+        reader
+    }
+
     /// Holds what has arrived of a message; false when the budget has no room for it.
     pub(super) fn hold(&mut self, account: &Arc<Account>) -> bool {
-        let held = self.held.get_or_insert_with(|| Held::new(account));
+        let held = self
+            .held
+            .get_or_insert_with(|| Box::new(Held::new(account)));
         held.set(self.assembler.len())
     }
 
@@ -322,7 +347,7 @@ impl State {
     }
 
     /// A stream is over before its end: its handler has nobody to answer any more.
-    pub(super) fn on_reset(&mut self, key: StreamKey, why: &str) {
+    pub(super) fn on_reset(&mut self, key: StreamKey, why: &'static str) {
         let Some(call) = self.call(key) else {
             self.machine.release(key);
             return;
@@ -333,8 +358,7 @@ impl State {
                 inbox,
                 sender,
             } => {
-                inbox.end.get_or_insert_with(|| Err(why.into()));
-                let wakers = [inbox.reader.take(), sender.take()];
+                let wakers = [inbox.end(More::Broken(why)), sender.take()];
                 let abort = abort.take();
                 // Nothing locks again inside: these only schedule tasks.
                 wakers.into_iter().flatten().for_each(Waker::wake);

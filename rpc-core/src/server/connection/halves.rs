@@ -7,11 +7,11 @@ use bytes::Bytes;
 use rpc_http2::{Payload, StreamKey};
 
 use super::Shared;
-use super::calls::{Stage, State, payload};
+use super::calls::{More, Stage, State, payload};
 use super::report::{Report, tell};
 use crate::Status;
 use crate::server::handler::{Finished, Single};
-use crate::server::load::{Account, Admission, Held};
+use crate::server::load::{Account, Admission};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -23,8 +23,23 @@ pub(super) struct Hold {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
     pub(super) admission: Option<Admission>,
-    /// What the request takes, until its handler has ended.
-    pub(super) _held: Option<Box<Held>>,
+}
+
+/// How a handler ends, which is the end of its call.
+pub(super) trait Outcome: Sized {
+    fn finish(hold: &Hold, outcome: Result<Self, Status>);
+}
+
+impl Outcome for Result<Single, Status> {
+    fn finish(hold: &Hold, outcome: Result<Self, Status>) {
+        hold.finish_single(outcome.and_then(|outcome| outcome));
+    }
+}
+
+impl Outcome for Finished {
+    fn finish(hold: &Hold, outcome: Result<Self, Status>) {
+        hold.finish_stream(outcome.unwrap_or_else(|status| Self(Err(status))));
+    }
 }
 
 impl Hold {
@@ -46,7 +61,7 @@ impl Hold {
     }
 
     /// Ends a call that has a stream of responses.
-    pub(super) fn finish_stream(&self, outcome: Finished) {
+    fn finish_stream(&self, outcome: Finished) {
         act(&self.shared, |state| {
             let Some(report) = end(state, self.key) else {
                 return;
@@ -104,7 +119,7 @@ fn act<R>(shared: &Shared, act: impl FnOnce(&mut State) -> R) -> R {
 }
 
 /// The requests of a call.
-pub(super) struct Requests {
+pub(crate) struct Requests {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
 }
@@ -123,7 +138,7 @@ impl RecvHalf for Requests {
             return Poll::Ready(Err(StreamError::Reset(CANCEL)));
         };
         let data = match inbox.assembler.take() {
-            None if inbox.end.is_some() => inbox.assembler.take_all(),
+            None if !matches!(inbox.more, More::Open(_)) => inbox.assembler.take_all(),
             data => data,
         };
         if let Some(data) = data {
@@ -142,11 +157,11 @@ impl RecvHalf for Requests {
             }
             return Poll::Ready(Ok(Event::Data(data)));
         }
-        match &inbox.end {
-            Some(Ok(())) => Poll::Ready(Ok(Event::End)),
-            Some(Err(why)) => Poll::Ready(Err(StreamError::Lost((&**why).into()))),
-            None => {
-                inbox.reader = Some(cx.waker().clone());
+        match &mut inbox.more {
+            More::Ended => Poll::Ready(Ok(Event::End)),
+            More::Broken(why) => Poll::Ready(Err(StreamError::Lost((*why).into()))),
+            More::Open(reader) => {
+                *reader = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
@@ -158,7 +173,7 @@ impl RecvHalf for Requests {
 }
 
 /// The responses of a call.
-pub(super) struct Responses {
+pub(crate) struct Responses {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
     /// Octets that may be sent without asking for room.

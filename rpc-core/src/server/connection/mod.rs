@@ -31,6 +31,8 @@ use driver::{Driver, Last};
 use first::{Begun, First};
 use linger::linger;
 
+pub(super) use halves::{Requests, Responses};
+
 /// What all connections of a server share.
 #[derive(Clone)]
 pub(crate) struct Served(Arc<Inner>);
@@ -112,7 +114,7 @@ impl Served {
             state: Mutex::new(State::new(machine, Account::new(&self.0.load), now)),
             wire: Mutex::new(Wire::new(io, first)),
             served: self.0,
-            peer,
+            peer: Arc::new(peer),
         });
         let mut driver = Driver::new(Arc::clone(&shared));
         let mut requested = Some(Box::pin(shutdown.requested()));
@@ -143,7 +145,8 @@ struct Shared {
     /// Locked before the state where both are.
     wire: Mutex<Wire>,
     served: Arc<Inner>,
-    peer: PeerAddr,
+    /// Shared with the requests.
+    peer: Arc<PeerAddr>,
 }
 
 impl Shared {

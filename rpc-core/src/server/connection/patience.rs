@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::calls::{Call, Stage, State};
+use super::calls::{Call, More, Stage, State};
 use crate::Status;
 use crate::server::load::Held;
 
@@ -50,8 +50,10 @@ fn part(call: &mut Call) -> Option<&mut Held> {
     match &mut call.stage {
         Stage::Gathering(gathering) => Some(&mut gathering.held),
         // A whole message waits for the handler and not for the client.
-        Stage::Task { inbox, .. } if inbox.end.is_none() && !inbox.assembler.has_whole() => {
-            inbox.held.as_mut()
+        Stage::Task { inbox, .. }
+            if matches!(inbox.more, More::Open(_)) && !inbox.assembler.has_whole() =>
+        {
+            inbox.held.as_deref_mut()
         }
         Stage::Task { .. } | Stage::InPlace | Stage::Ended => None,
     }

@@ -6,65 +6,54 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::halves::Hold;
+use tokio::task::AbortHandle;
+
+use super::halves::{Hold, Outcome};
 use crate::server::handler::panicked;
 use crate::{BoxFuture, Deadline};
+
+/// Runs a handler as a task; nothing of it runs before this returns.
+pub(super) fn spawn<T: Outcome + 'static>(
+    handler: BoxFuture<'static, T>,
+    deadline: Option<Deadline>,
+    path: Arc<str>,
+    hold: Hold,
+) -> AbortHandle {
+    let task = HandlerTask {
+        handler: Some(handler),
+        deadline,
+        path,
+        hold,
+    };
+    // The runtime has each task in a multiple of 128 bytes, and a pointer is what goes into the first.
+    tokio::spawn(Box::pin(task)).abort_handle()
+}
 
 /// A handler from before its first step to its end.
 ///
 /// As an async block it would keep the room for what it begins with for as long as it runs.
-pub(super) struct HandlerTask<T> {
-    stage: Stage<T>,
+struct HandlerTask<T> {
+    /// Nothing once it has ended.
+    handler: Option<BoxFuture<'static, T>>,
     deadline: Option<Deadline>,
     path: Arc<str>,
     hold: Hold,
-    finish: fn(&Hold, Result<T, crate::Status>),
-}
-
-enum Stage<T> {
-    /// The handler has not been called yet: that is for the task, and not for under a lock.
-    Begins(Box<dyn FnOnce() -> BoxFuture<'static, T> + Send>),
-    Runs(BoxFuture<'static, T>),
-    Over,
 }
 
 impl<T> HandlerTask<T> {
-    pub(super) fn new(
-        start: impl FnOnce() -> BoxFuture<'static, T> + Send + 'static,
-        deadline: Option<Deadline>,
-        path: Arc<str>,
-        hold: Hold,
-        finish: fn(&Hold, Result<T, crate::Status>),
-    ) -> Self {
-        Self {
-            stage: Stage::Begins(Box::new(start)),
-            deadline,
-            path,
-            hold,
-            finish,
-        }
-    }
-
     /// Takes a step; a panic is the end of this call only.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<T>, Box<dyn Any + Send>> {
-        let stage = &mut self.stage;
+        let handler = &mut self.handler;
         std::panic::catch_unwind(AssertUnwindSafe(|| {
-            Deadline::scope_sync(self.deadline, || {
-                if let Stage::Begins(_) = stage
-                    && let Stage::Begins(start) = std::mem::replace(stage, Stage::Over)
-                {
-                    *stage = Stage::Runs(start());
-                }
-                match stage {
-                    Stage::Runs(future) => future.as_mut().poll(cx),
-                    _ => Poll::Pending,
-                }
+            Deadline::scope_sync(self.deadline, || match handler {
+                Some(handler) => handler.as_mut().poll(cx),
+                None => Poll::Pending,
             })
         }))
     }
 }
 
-impl<T> Future for HandlerTask<T> {
+impl<T: Outcome> Future for HandlerTask<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -74,8 +63,8 @@ impl<T> Future for HandlerTask<T> {
             Ok(Poll::Ready(outcome)) => Ok(outcome),
             Err(panic) => Err(panicked(&this.path, &*panic)),
         };
-        this.stage = Stage::Over;
-        (this.finish)(&this.hold, outcome);
+        this.handler = None;
+        T::finish(&this.hold, outcome);
         Poll::Ready(())
     }
 }

@@ -49,12 +49,13 @@ pub(super) fn go_on(
         shared: Arc::clone(shared),
         key,
         admission: Some(admission),
-        _held: held,
     };
     let task = tokio::spawn(async move {
         let outcome = CatchPanic(future).await;
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
         hold.finish_single(outcome);
+        // What the request takes is held until the handler has ended.
+        drop(held);
     });
     state.insert(Call {
         key,

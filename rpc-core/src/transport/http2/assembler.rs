@@ -15,7 +15,8 @@ pub(crate) struct Assembler {
     buffer: BytesMut,
     /// How much of the buffer is whole messages.
     whole: usize,
-    limit: usize,
+    /// No message is longer than 4 GiB.
+    limit: u32,
     oversized: bool,
 }
 
@@ -25,7 +26,7 @@ impl Assembler {
         Self {
             buffer: BytesMut::new(),
             whole: 0,
-            limit,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
             oversized: false,
         }
     }
@@ -54,7 +55,7 @@ impl Assembler {
         while let Some(rest) = self.buffer.get(self.whole..)
             && let Some(length) = length_of(rest)
         {
-            if length > self.limit.saturating_add(PREFIX) {
+            if length > self.most() {
                 // Whoever decodes it says what is wrong with it.
                 self.whole = self.buffer.len();
                 self.oversized = true;
@@ -69,7 +70,7 @@ impl Assembler {
 
     /// Whether there is more than one message of the largest size, or the prefix of a larger one.
     pub(crate) fn is_over(&self) -> bool {
-        self.oversized || self.buffer.len() > self.limit.saturating_add(PREFIX)
+        self.oversized || self.buffer.len() > self.most()
     }
 
     /// How many octets have arrived and were not taken.
@@ -99,6 +100,11 @@ impl Assembler {
         self.whole = 0;
         let all = std::mem::take(&mut self.buffer);
         (!all.is_empty()).then(|| all.freeze())
+    }
+
+    /// The length of the largest message, with its prefix.
+    fn most(&self) -> usize {
+        (self.limit as usize).saturating_add(PREFIX)
     }
 
     /// How much of a message is still to come, when one has begun.
