@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 
@@ -84,8 +84,15 @@ impl<T> SendStream<T> {
     ///
     /// # Cancel safety
     /// A cancelled send has sent nothing; the message is dropped. [`reserve`](Self::reserve) keeps it.
-    pub async fn send(&mut self, message: T) -> Result<(), Status> {
-        self.reserve().await?.send(message)
+    pub fn send(&mut self, message: T) -> impl Future<Output = Result<(), Status>> {
+        // As an async function it would have room for the message twice, in the future of each handler.
+        let mut message = Some(message);
+        poll_fn(move |cx| {
+            ready!(self.poll_reserve(cx))?;
+            // Polled once more after its end, it has nothing to send.
+            let sent = message.take().map(|message| self.send_now(message));
+            Poll::Ready(sent.unwrap_or(Ok(())))
+        })
     }
 
     /// Waits for room for one message.

@@ -134,8 +134,8 @@ impl<T> RecvStream<T> {
     ///
     /// # Cancel safety
     /// Cancel safe: no message is lost.
-    pub async fn recv(&mut self) -> Result<Option<T>, Status> {
-        poll_fn(|cx| self.poll_recv(cx)).await
+    pub fn recv(&mut self) -> impl Future<Output = Result<Option<T>, Status>> {
+        poll_fn(|cx| self.poll_recv(cx))
     }
 
     /// The metadata that the server sent before its first message; a client waits for it.
