@@ -179,3 +179,14 @@ impl<T> ResponsePermit<'_, T> {
         self.0.send_now(message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each stream that is open holds one of these.
+    #[test]
+    fn a_stream_that_waits_is_seven_words() {
+        assert!(size_of::<Sending<()>>() <= 7 * size_of::<u64>());
+    }
+}

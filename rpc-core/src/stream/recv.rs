@@ -31,19 +31,19 @@ pub struct RecvStream<T>(Box<Receiving<T>>);
 struct Receiving<T> {
     decoder: Decoder<T>,
     messages: MessageDecoder,
-    /// A large message that is being decompressed.
-    unpacking: Option<BoxFuture<'static, Result<Bytes, Status>>>,
     source: Source,
-    /// What only a client has.
-    response: Option<Box<ResponseParts>>,
+    /// In a box, since a server's stream that waits for a message has nothing of it.
+    rare: Option<Box<Rare>>,
     delivered: bool,
     /// An error was given to the caller.
     reported: bool,
 }
 
-/// What there is of a response beside its messages.
+/// What only a client has, or a stream with large messages.
 #[derive(Default)]
-struct ResponseParts {
+struct Rare {
+    /// A large message that is being decompressed.
+    unpacking: Option<BoxFuture<'static, Result<Bytes, Status>>>,
     deadline: Option<Pin<Box<Sleep>>>,
     headers: Option<Metadata>,
     trailers: Option<Metadata>,
@@ -108,18 +108,17 @@ impl<T> RecvStream<T> {
         messages: MessageDecoder,
         deadline: Option<Deadline>,
     ) -> Self {
-        let response = deadline.map(|deadline| {
-            Box::new(ResponseParts {
+        let rare = deadline.map(|deadline| {
+            Box::new(Rare {
                 deadline: Some(Box::pin(tokio::time::sleep_until(deadline.instant()))),
-                ..ResponseParts::default()
+                ..Rare::default()
             })
         });
         Self(Box::new(Receiving {
             decoder,
             messages,
-            unpacking: None,
             source,
-            response,
+            rare,
             delivered: false,
             reported: false,
         }))
@@ -146,19 +145,19 @@ impl<T> RecvStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn headers(&mut self) -> Result<&Metadata, Status> {
-        while self.response().headers.is_none() {
+        while self.rare().headers.is_none() {
             match poll_fn(|cx| self.poll_event(cx)).await? {
                 true => {}
                 false => break,
             }
         }
-        Ok(self.response().headers.get_or_insert_default())
+        Ok(self.rare().headers.get_or_insert_default())
     }
 
     /// The metadata after the last message, once the stream has ended with success.
     #[must_use]
     pub fn trailers(&self) -> Option<&Metadata> {
-        self.0.response.as_ref()?.trailers.as_ref()
+        self.0.rare.as_ref()?.trailers.as_ref()
     }
 
     /// [`recv`](Self::recv) for those who poll.
@@ -173,11 +172,13 @@ impl<T> RecvStream<T> {
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
-            if let Some(unpacking) = &mut self.0.unpacking {
+            if let Some(rare) = &mut self.0.rare
+                && let Some(unpacking) = &mut rare.unpacking
+            {
                 let Poll::Ready(unpacked) = unpacking.as_mut().poll(cx) else {
                     return Poll::Pending;
                 };
-                self.0.unpacking = None;
+                rare.unpacking = None;
                 let message = unpacked.and_then(|bytes| message::decode(self.0.decoder, bytes));
                 return Poll::Ready(match message {
                     Ok(message) => {
@@ -197,7 +198,7 @@ impl<T> RecvStream<T> {
                     Ok(Next::Missing) => Ok(None),
                     Ok(Next::Message(bytes)) => message::decode(self.0.decoder, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
-                        self.0.unpacking = Some(Box::pin(unpack(unpacking)));
+                        self.rare().unpacking = Some(Box::pin(unpack(unpacking)));
                         continue;
                     }
                     Err(status) => Err(status),
@@ -247,14 +248,14 @@ impl<T> RecvStream<T> {
 
     pub(crate) fn into_response(self, message: T) -> Response<T> {
         let mut response = Response::new(message);
-        let parts = self.0.response.map(|parts| *parts).unwrap_or_default();
-        response.metadata = parts.headers.unwrap_or_default();
-        response.trailers = parts.trailers.unwrap_or_default();
+        let rare = self.0.rare.map(|rare| *rare).unwrap_or_default();
+        response.metadata = rare.headers.unwrap_or_default();
+        response.trailers = rare.trailers.unwrap_or_default();
         response
     }
 
-    fn response(&mut self) -> &mut ResponseParts {
-        self.0.response.get_or_insert_default()
+    fn rare(&mut self) -> &mut Rare {
+        self.0.rare.get_or_insert_default()
     }
 
     /// Takes one event in; false when the stream has ended with success.
@@ -316,8 +317,8 @@ impl<T> RecvStream<T> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
-        let parts = self.0.response.as_mut();
-        let Some(sleep) = parts.and_then(|parts| parts.deadline.as_mut()) else {
+        let rare = self.0.rare.as_mut();
+        let Some(sleep) = rare.and_then(|rare| rare.deadline.as_mut()) else {
             return Poll::Pending;
         };
         if sleep.as_mut().poll(cx).is_pending() {
@@ -337,7 +338,7 @@ impl<T> RecvStream<T> {
                 if let Source::Open(opened) = &self.0.source {
                     opened.body.commit();
                 }
-                self.response().headers = Some(head.metadata);
+                self.rare().headers = Some(head.metadata);
                 self.0.messages.set_encoding(head.encoding);
                 return Some(Ok(true));
             }
@@ -349,7 +350,7 @@ impl<T> RecvStream<T> {
                 Ok(trailers) => {
                     return Some(match self.0.messages.finish() {
                         Ok(()) => {
-                            self.response().trailers = Some(trailers);
+                            self.rare().trailers = Some(trailers);
                             self.end(None);
                             Ok(false)
                         }
@@ -376,7 +377,7 @@ impl<T> RecvStream<T> {
         guard.end(failed.status.code());
         drop(guard);
         // Only a call whose requests are at hand can be made again.
-        let has_headers = self.response().headers.is_some();
+        let has_headers = self.rare().headers.is_some();
         if !body.can_resend() || self.0.delivered || has_headers {
             let status = plan.annotated(failed.status);
             plan.report(Some(&status));
@@ -422,5 +423,16 @@ impl<T> RecvStream<T> {
             opened.plan.report(status);
         }
         self.0.source = Source::Done;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each stream that waits holds one of these.
+    #[test]
+    fn a_stream_that_waits_is_seventeen_words() {
+        assert!(size_of::<Receiving<()>>() <= 17 * size_of::<u64>());
     }
 }

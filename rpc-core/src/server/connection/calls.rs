@@ -404,3 +404,14 @@ pub(super) fn payload(message: &Bytes) -> Payload<'_> {
         Payload::Shared(message.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table has one for each stream that is open.
+    #[test]
+    fn a_call_is_seventeen_words() {
+        assert!(size_of::<Option<Call>>() <= 17 * size_of::<u64>());
+    }
+}
