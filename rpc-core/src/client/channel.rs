@@ -130,9 +130,10 @@ impl Channel {
                 let call = self.0.client_call(method, request, Some(body), true);
                 stream::start(&self.0, method, call).1
             }
-            Err(status) => {
-                RecvStream::failed(method.response.decoder, status.with_path(method.path()))
-            }
+            Err(status) => RecvStream::failed(
+                Arc::new(method.response.decoder),
+                status.with_path(method.path()),
+            ),
         }
     }
 

@@ -135,7 +135,7 @@ pub(crate) fn start<Q, R>(
         requests,
         RecvStream::client(
             receiver,
-            method.response.decoder,
+            Arc::new(method.response.decoder),
             core.receive_limit,
             deadline,
         ),

@@ -12,7 +12,7 @@ use super::load::Held;
 use super::pace::{Dispatch, Pace};
 use super::send::SendStream;
 use super::slot::{Answer, Unary, UnaryHandler};
-use crate::codec::{Codec, Encoder};
+use crate::codec::{Codec, Decoder, Encoder};
 use crate::stream::RecvStream;
 use crate::wire::message;
 use crate::{Method, Request, Response, Status};
@@ -171,10 +171,10 @@ impl Service {
         F: Fn(Box<StreamCall<Q>>, Head) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Single, Status>> + Send + 'static,
     {
-        let codec = method.request;
+        let decoder = Arc::new(method.request.decoder);
         let erased = move |mut call: IncomingCall| {
             let head = Head::of(&mut call);
-            Box::pin(start(StreamCall::new(call, codec), head)) as crate::BoxFuture<'static, _>
+            Box::pin(start(StreamCall::new(call, &decoder), head)) as crate::BoxFuture<'static, _>
         };
         self.methods
             .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
@@ -189,10 +189,10 @@ impl Service {
         F: Fn(Box<StreamCall<Q>>, SendStream<R>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Finished> + Send + 'static,
     {
-        let (request, response) = (method.request, method.response);
+        let (decoder, encoder) = (Arc::new(method.request.decoder), method.response.encoder);
         let erased = move |mut call: IncomingCall, send| {
-            let responses = Head::of(&mut call).stream(send, response);
-            Box::pin(start(StreamCall::new(call, request), responses))
+            let responses = Head::of(&mut call).stream(send, encoder);
+            Box::pin(start(StreamCall::new(call, &decoder), responses))
                 as crate::BoxFuture<'static, _>
         };
         self.methods.push((
@@ -214,10 +214,10 @@ pub(super) struct StreamCall<Q> {
 }
 
 impl<Q> StreamCall<Q> {
-    fn new(call: IncomingCall, codec: Codec<Q>) -> Box<Self> {
+    fn new(call: IncomingCall, decoder: &Arc<Decoder<Q>>) -> Box<Self> {
         Box::new(Self {
             path: Arc::clone(&call.path),
-            request: stream_request(call, codec),
+            request: stream_request(call, decoder),
         })
     }
 
@@ -233,9 +233,9 @@ impl<Q> StreamCall<Q> {
     }
 }
 
-fn stream_request<Q>(call: IncomingCall, codec: Codec<Q>) -> Request<RecvStream<Q>> {
-    let (encoding, limit) = (call.encoding, call.limit);
-    call.into_request(|recv| RecvStream::server(recv, codec.decoder, encoding, limit))
+fn stream_request<Q>(call: IncomingCall, decoder: &Arc<Decoder<Q>>) -> Request<RecvStream<Q>> {
+    let (decoder, encoding, limit) = (Arc::clone(decoder), call.encoding, call.limit);
+    call.into_request(|recv| RecvStream::server(recv, decoder, encoding, limit))
 }
 
 /// Reads the one request of a unary call and runs it as a future of its own.
@@ -244,7 +244,12 @@ pub(crate) async fn read_and_start(
     mut call: IncomingCall,
 ) -> Result<Single, Status> {
     let recv = std::mem::replace(&mut call.recv, ServerRecv::Ended);
-    let mut requests = RecvStream::server(recv, Codec::raw().decoder, call.encoding, call.limit);
+    let mut requests = RecvStream::server(
+        recv,
+        Arc::new(Codec::raw().decoder),
+        call.encoding,
+        call.limit,
+    );
     let (message, _held) = read_single(&mut requests, &call.path).await?;
     drop(requests);
     handler.start(call, message).await
@@ -315,8 +320,8 @@ impl Head {
         })
     }
 
-    fn stream<R>(self, send: ServerSend, codec: Codec<R>) -> SendStream<R> {
-        SendStream::new(send, codec.encoder, self.encoding, self.metadata)
+    fn stream<R>(self, send: ServerSend, encoder: Encoder<R>) -> SendStream<R> {
+        SendStream::new(send, encoder, self.encoding, self.metadata)
     }
 }
 
@@ -419,12 +424,13 @@ impl Router {
         };
         if let Some(fallback) = self.fallback.clone() {
             let codec = Codec::raw();
+            let decoder = Arc::new(codec.decoder);
             let handler = Handler::Streaming(Arc::new(move |mut call, send| {
                 let path = Arc::clone(&call.path);
-                let responses = Head::of(&mut call).stream(send, codec);
+                let responses = Head::of(&mut call).stream(send, codec.encoder);
                 fallback(Box::new(RawCall {
                     path,
-                    request: stream_request(call, codec),
+                    request: stream_request(call, &decoder),
                     responses,
                 }))
             }));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -29,17 +30,15 @@ pub struct RecvStream<T>(Box<Receiving<T>>);
 /// What a [`RecvStream`] points to: handlers move their streams around, and each place to which one is
 /// moved is room in the handler's future.
 struct Receiving<T> {
-    decoder: Decoder<T>,
+    /// Shared by the streams of a method on a server.
+    decoder: Arc<Decoder<T>>,
     messages: MessageDecoder,
     source: Source,
     /// In a box, since a server's stream that waits for a message has nothing of it.
     rare: Option<Box<Rare>>,
-    delivered: bool,
-    /// An error was given to the caller.
-    reported: bool,
 }
 
-/// What only a client has, or a stream with large messages.
+/// What only a client has, or a stream with large messages, or one that has failed.
 #[derive(Default)]
 struct Rare {
     /// A large message that is being decompressed.
@@ -47,6 +46,8 @@ struct Rare {
     deadline: Option<Pin<Box<Sleep>>>,
     headers: Option<Metadata>,
     trailers: Option<Metadata>,
+    /// An error was given to the caller.
+    reported: bool,
 }
 
 enum Source {
@@ -70,7 +71,7 @@ impl<T> fmt::Debug for RecvStream<T> {
 impl<T> RecvStream<T> {
     pub(crate) fn server(
         recv: ServerRecv,
-        decoder: Decoder<T>,
+        decoder: Arc<Decoder<T>>,
         encoding: Encoding,
         limit: usize,
     ) -> Self {
@@ -84,7 +85,7 @@ impl<T> RecvStream<T> {
 
     pub(crate) fn client(
         started: oneshot::Receiver<Result<OpenedRecv, Status>>,
-        decoder: Decoder<T>,
+        decoder: Arc<Decoder<T>>,
         limit: usize,
         deadline: Option<Deadline>,
     ) -> Self {
@@ -93,7 +94,7 @@ impl<T> RecvStream<T> {
     }
 
     /// A stream of a call that could not be started.
-    pub(crate) fn failed(decoder: Decoder<T>, status: Status) -> Self {
+    pub(crate) fn failed(decoder: Arc<Decoder<T>>, status: Status) -> Self {
         Self::new(
             Source::Failed(status),
             decoder,
@@ -104,7 +105,7 @@ impl<T> RecvStream<T> {
 
     fn new(
         source: Source,
-        decoder: Decoder<T>,
+        decoder: Arc<Decoder<T>>,
         messages: MessageDecoder,
         deadline: Option<Deadline>,
     ) -> Self {
@@ -119,8 +120,6 @@ impl<T> RecvStream<T> {
             messages,
             source,
             rare,
-            delivered: false,
-            reported: false,
         }))
     }
 
@@ -166,7 +165,9 @@ impl<T> RecvStream<T> {
     /// As [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         let polled = self.poll_message(cx);
-        self.0.reported |= matches!(polled, Poll::Ready(Err(_)));
+        if let Poll::Ready(Err(_)) = polled {
+            self.rare().reported = true;
+        }
         polled
     }
 
@@ -179,24 +180,21 @@ impl<T> RecvStream<T> {
                     return Poll::Pending;
                 };
                 rare.unpacking = None;
-                let message = unpacked.and_then(|bytes| message::decode(self.0.decoder, bytes));
+                let message = unpacked.and_then(|bytes| message::decode(*self.0.decoder, bytes));
                 return Poll::Ready(match message {
-                    Ok(message) => {
-                        self.0.delivered = true;
-                        Ok(Some(message))
-                    }
+                    Ok(message) => Ok(Some(message)),
                     Err(status) => Err(self.fail(status)),
                 });
             }
             let small = self
                 .0
                 .messages
-                .with_small(|octets| message::decode_slice(self.0.decoder, octets));
+                .with_small(|octets| message::decode_slice(*self.0.decoder, octets));
             let next = match small {
                 Some(decoded) => decoded.map(Some),
                 None => match self.0.messages.advance() {
                     Ok(Next::Missing) => Ok(None),
-                    Ok(Next::Message(bytes)) => message::decode(self.0.decoder, bytes).map(Some),
+                    Ok(Next::Message(bytes)) => message::decode(*self.0.decoder, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
                         self.rare().unpacking = Some(Box::pin(unpack(unpacking)));
                         continue;
@@ -205,10 +203,7 @@ impl<T> RecvStream<T> {
                 },
             };
             match next {
-                Ok(Some(message)) => {
-                    self.0.delivered = true;
-                    return Poll::Ready(Ok(Some(message)));
-                }
+                Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Err(self.fail(status))),
             }
@@ -243,7 +238,7 @@ impl<T> RecvStream<T> {
 
     /// Whether an error was given already.
     pub(crate) fn has_failed(&self) -> bool {
-        self.0.reported
+        self.0.rare.as_ref().is_some_and(|rare| rare.reported)
     }
 
     pub(crate) fn into_response(self, message: T) -> Response<T> {
@@ -376,9 +371,10 @@ impl<T> RecvStream<T> {
         } = *opened;
         guard.end(failed.status.code());
         drop(guard);
-        // Only a call whose requests are at hand can be made again.
+        // Only a call whose requests are at hand can be made again, and only before the head of the
+        // response: no message comes before that.
         let has_headers = self.rare().headers.is_some();
-        if !body.can_resend() || self.0.delivered || has_headers {
+        if !body.can_resend() || has_headers {
             let status = plan.annotated(failed.status);
             plan.report(Some(&status));
             self.0.source = Source::Failed(status.clone());
@@ -432,7 +428,7 @@ mod tests {
 
     /// Each stream that waits holds one of these.
     #[test]
-    fn a_stream_that_waits_is_seventeen_words() {
-        assert!(size_of::<Receiving<()>>() <= 17 * size_of::<u64>());
+    fn a_stream_that_waits_is_thirteen_words() {
+        assert!(size_of::<Receiving<()>>() <= 13 * size_of::<u64>());
     }
 }
