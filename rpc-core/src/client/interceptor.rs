@@ -105,7 +105,7 @@ impl Reply {
                 "an interceptor answered a unary call with a stream",
             ));
         };
-        let decoded = message::decode(method.response.decoder, bytes)
+        let decoded = message::decode(&method.response.decoder, bytes)
             .map_err(|status| status.with_path(method.path()))?;
         let mut response = Response::new(decoded);
         response.metadata = self.metadata;

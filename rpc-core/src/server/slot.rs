@@ -98,7 +98,7 @@ where
         let (request, response) = (self.request, self.response);
         Box::pin(async move {
             let head = Head::of(&mut call);
-            let message = message::decode(request.decoder, message)?;
+            let message = message::decode(&request.decoder, message)?;
             let answer = handler(state, call.into_request(|_| message)).await?;
             head.single(answer, response.encoder)
         })
@@ -122,7 +122,7 @@ where
             return Ran::Done(Err(Status::internal("a call was run twice")));
         };
         let head = Head::of(call);
-        let message = match message::decode_slice(self.request.decoder, message) {
+        let message = match message::decode_slice(&self.request.decoder, message) {
             Ok(message) => message,
             Err(status) => return Ran::Done(Err(status)),
         };

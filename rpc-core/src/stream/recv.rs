@@ -180,7 +180,7 @@ impl<T> RecvStream<T> {
                     return Poll::Pending;
                 };
                 rare.unpacking = None;
-                let message = unpacked.and_then(|bytes| message::decode(*self.0.decoder, bytes));
+                let message = unpacked.and_then(|bytes| message::decode(&self.0.decoder, bytes));
                 return Poll::Ready(match message {
                     Ok(message) => Ok(Some(message)),
                     Err(status) => Err(self.fail(status)),
@@ -189,12 +189,12 @@ impl<T> RecvStream<T> {
             let small = self
                 .0
                 .messages
-                .with_small(|octets| message::decode_slice(*self.0.decoder, octets));
+                .with_small(|octets| message::decode_slice(&self.0.decoder, octets));
             let next = match small {
                 Some(decoded) => decoded.map(Some),
                 None => match self.0.messages.advance() {
                     Ok(Next::Missing) => Ok(None),
-                    Ok(Next::Message(bytes)) => message::decode(*self.0.decoder, bytes).map(Some),
+                    Ok(Next::Message(bytes)) => message::decode(&self.0.decoder, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
                         self.rare().unpacking = Some(Box::pin(unpack(unpacking)));
                         continue;

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::compression::{self, Encoding, Unpacked, Unpacking};
 use crate::codec::{Decoder, Encoder};
-use crate::{Code, Status};
+use crate::{Code, DecodeError, Status};
 
 pub(crate) const PREFIX: usize = 5;
 /// What a receiver takes unless it is told otherwise.
@@ -274,35 +274,29 @@ pub(crate) fn plain_message(mut octets: Bytes, limit: usize) -> Result<Bytes, By
 }
 
 /// Decodes one message by its codec.
-pub(crate) fn decode<T>(decoder: Decoder<T>, bytes: Bytes) -> Result<T, Status> {
+#[inline]
+pub(crate) fn decode<T>(decoder: &Decoder<T>, bytes: Bytes) -> Result<T, Status> {
     let length = bytes.len();
-    decoded(decoder, length, (decoder.decode)(bytes))
+    (decoder.decode)(bytes).map_err(|error| undecodable(decoder.name, length, error))
 }
 
 /// Decodes one message that stays where it is.
-pub(crate) fn decode_slice<T>(decoder: Decoder<T>, octets: &[u8]) -> Result<T, Status> {
+#[inline]
+pub(crate) fn decode_slice<T>(decoder: &Decoder<T>, octets: &[u8]) -> Result<T, Status> {
     let outcome = match decoder.decode_slice {
         Some(decode) => decode(octets),
         None => (decoder.decode)(Bytes::copy_from_slice(octets)),
     };
-    decoded(decoder, octets.len(), outcome)
+    outcome.map_err(|error| undecodable(decoder.name, octets.len(), error))
 }
 
-fn decoded<T>(
-    decoder: Decoder<T>,
-    length: usize,
-    outcome: Result<T, crate::DecodeError>,
-) -> Result<T, Status> {
-    outcome.map_err(|error| {
-        Status::new(
-            Code::Internal,
-            format!(
-                "a message of {length} bytes does not decode as {}: {error}",
-                decoder.name
-            ),
-        )
-        .with_source(error)
-    })
+#[cold]
+fn undecodable(codec: &str, length: usize, error: DecodeError) -> Status {
+    Status::new(
+        Code::Internal,
+        format!("a message of {length} bytes does not decode as {codec}: {error}"),
+    )
+    .with_source(error)
 }
 
 #[cfg(test)]
