@@ -85,11 +85,11 @@ impl<T> SendStream<T> {
     /// # Cancel safety
     /// A cancelled send has sent nothing; the message is dropped. [`reserve`](Self::reserve) keeps it.
     pub fn send(&mut self, message: T) -> impl Future<Output = Result<(), Status>> {
-        // As an async function it would have room for the message twice, in the future of each handler.
+        // An async function would have room for the message twice, in the future of each handler.
         let mut message = Some(message);
         poll_fn(move |cx| {
             ready!(self.poll_reserve(cx))?;
-            // Polled once more after its end, it has nothing to send.
+            // There is nothing to send where it is polled once more after its end.
             let sent = message.take().map(|message| self.send_now(message));
             Poll::Ready(sent.unwrap_or(Ok(())))
         })
@@ -188,5 +188,15 @@ mod tests {
     #[test]
     fn a_stream_that_waits_is_seven_words() {
         assert!(size_of::<Sending<()>>() <= 7 * size_of::<u64>());
+    }
+
+    /// The future of each handler that sends has room for one.
+    #[test]
+    fn the_future_of_a_message_has_it_once() {
+        fn size<'a, F>(_: impl Fn(&'a mut SendStream<String>, String) -> F) -> usize {
+            size_of::<F>()
+        }
+        let one = size_of::<String>() + size_of::<&mut SendStream<String>>();
+        assert_eq!(size(SendStream::<String>::send), one);
     }
 }
