@@ -110,6 +110,13 @@ impl Output {
         }
     }
 
+    /// Gives memory back before it is swapped with an output that needs less.
+    pub(crate) fn make_like(&mut self, next: &Self) {
+        if self.small.capacity() > KEPT && next.small.len() < KEPT {
+            self.small.shrink_to(KEPT);
+        }
+    }
+
     /// Where the next small octet goes, to be patched later.
     pub(crate) fn position(&self) -> usize {
         self.small.len()

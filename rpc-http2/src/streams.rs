@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::connection::Payload;
 use crate::fields::Fields;
@@ -66,7 +66,7 @@ pub(crate) struct Stream {
     pub(crate) content_left: Option<u64>,
     pub(crate) queue: VecDeque<Bytes>,
     /// Small pieces behind the queue, joined.
-    pub(crate) tail: BytesMut,
+    pub(crate) tail: Vec<u8>,
     pub(crate) queued: usize,
     pub(crate) end: End,
     pub(crate) head: Option<Box<QueuedHead>>,
@@ -119,12 +119,7 @@ impl Stream {
     pub(crate) fn push(&mut self, piece: Payload<'_>) {
         self.queued = self.queued.saturating_add(piece.len());
         match piece {
-            Payload::Copied(octets) if octets.len() < JOINED => {
-                if self.tail.len().saturating_add(octets.len()) > JOINED {
-                    self.flush_tail();
-                }
-                self.tail.extend_from_slice(octets);
-            }
+            Payload::Copied(octets) if octets.len() < JOINED => self.join(octets),
             piece => {
                 self.flush_tail();
                 let piece = piece.into_bytes();
@@ -132,6 +127,31 @@ impl Stream {
                     self.queue.push_back(piece);
                 }
             }
+        }
+    }
+
+    /// Puts a small piece behind the others. All buffers but the last one are full: what is queued
+    /// counts by its length.
+    fn join(&mut self, octets: &[u8]) {
+        let room = JOINED.saturating_sub(self.tail.len());
+        let (fits, rest) = octets.split_at(octets.len().min(room));
+        let needed = self.tail.len().saturating_add(fits.len());
+        if needed > self.tail.capacity() {
+            // One that has filled a buffer will fill another.
+            let fills = self.queue.back().is_some_and(|last| last.len() == JOINED);
+            let doubled = self.tail.capacity().saturating_mul(2);
+            let capacity = if fills {
+                JOINED
+            } else {
+                doubled.clamp(needed, JOINED)
+            };
+            self.tail
+                .reserve_exact(capacity.saturating_sub(self.tail.len()));
+        }
+        self.tail.extend_from_slice(fits);
+        if !rest.is_empty() {
+            self.flush_tail();
+            self.join(rest);
         }
     }
 
@@ -145,7 +165,7 @@ impl Stream {
 
     fn flush_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.queue.push_back(self.tail.split().freeze());
+            self.queue.push_back(std::mem::take(&mut self.tail).into());
         }
     }
 
@@ -192,7 +212,7 @@ impl Stream {
     pub(crate) fn clear(&mut self) {
         if self.queued > 0 || self.tail.capacity() > 0 {
             self.queue.clear();
-            self.tail = BytesMut::new();
+            self.tail = Vec::new();
             self.queued = 0;
         }
     }
@@ -374,6 +394,29 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_pieces_fill_their_buffers() {
+        for size in [1, 100, 1029, 4095, 9000, JOINED - 1] {
+            let mut stream = Stream::default();
+            let mut pushed = Vec::new();
+            while pushed.len() < 20 * JOINED {
+                let piece = vec![pushed.len() as u8; size];
+                stream.push(Payload::Copied(&piece));
+                pushed.extend(piece);
+                let tail = stream.tail.capacity();
+                assert!(tail <= JOINED);
+                assert!(stream.queue.iter().all(|piece| piece.len() == JOINED));
+                assert_eq!(stream.queued, pushed.len());
+            }
+            let mut popped = Vec::new();
+            while let Some(front) = stream.front() {
+                popped.extend_from_slice(front);
+                stream.queue.pop_front();
+            }
+            assert!(popped == pushed, "pieces of {size}");
+        }
+    }
 
     /// Streams of which some stay, against a map.
     #[test]

@@ -22,3 +22,4 @@ mod pieces;
 mod scripted;
 mod streams;
 mod stuck;
+mod unsent;

@@ -235,6 +235,7 @@ impl Connection {
         }
         self.open_frame = None;
         self.unsent_answers = 0;
+        output.make_like(&self.output);
         std::mem::swap(&mut self.output, output);
     }
 

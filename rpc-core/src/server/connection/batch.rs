@@ -261,7 +261,6 @@ impl Batch {
                 let responses = ServerSend::Http2(Responses {
                     shared: Arc::clone(shared),
                     key,
-                    credit: 0,
                 });
                 task::spawn(handler(call, responses), deadline, path, hold)
             }

@@ -15,9 +15,6 @@ use crate::server::load::{Account, Admission};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
-/// How much is sent before there is another look whether there is room.
-const CREDIT: usize = 16 * 1024;
-
 /// A handler's hold on its call: the stream counts as open until it is dropped.
 pub(super) struct Hold {
     pub(super) shared: Arc<Shared>,
@@ -176,13 +173,10 @@ impl RecvHalf for Requests {
 pub(crate) struct Responses {
     pub(super) shared: Arc<Shared>,
     pub(super) key: StreamKey,
-    /// Octets that may be sent without asking for room.
-    pub(super) credit: usize,
 }
 
 impl Responses {
-    fn put(&mut self, payload: Payload<'_>, length: usize) -> Result<(), StreamError> {
-        self.credit = self.credit.saturating_sub(length);
+    fn put(&mut self, payload: Payload<'_>) -> Result<(), StreamError> {
         let mut state = self.shared.lock();
         let answers = state.machine.stream_count() == 1
             && !state.machine.has_output()
@@ -221,15 +215,12 @@ impl SendHalf for Responses {
         cx: &mut Context<'_>,
         _length: usize,
     ) -> Poll<Result<(), StreamError>> {
-        if self.credit > 0 {
-            return Poll::Ready(Ok(()));
-        }
+        // Each message asks anew: what a stream was promised earlier would be room that others fill.
         let mut state = self.shared.lock();
         if !state.machine.is_open(self.key) {
             return Poll::Ready(Err(StreamError::Reset(CANCEL)));
         }
-        self.credit = state.machine.room(self.key).min(CREDIT);
-        if self.credit > 0 {
+        if state.machine.has_room(self.key) {
             return Poll::Ready(Ok(()));
         }
         match state.call(self.key).map(|call| &mut call.stage) {
@@ -242,11 +233,11 @@ impl SendHalf for Responses {
     }
 
     fn send(&mut self, data: Bytes, _end: bool) -> Result<(), StreamError> {
-        self.put(payload(&data), data.len())
+        self.put(payload(&data))
     }
 
     fn send_copied(&mut self, data: &[u8]) -> Result<(), StreamError> {
-        self.put(Payload::Copied(data), data.len())
+        self.put(Payload::Copied(data))
     }
 
     fn send_trailers(&mut self, _trailers: Trailers) {}
