@@ -5,10 +5,16 @@ use std::error::Error;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::stream::{Large, decode_apart};
+use crate::wire::weight::{self, LIGHT};
+use crate::{BoxFuture, Status};
+
 /// A message that could not be decoded.
 pub type DecodeError = Box<dyn Error + Send + Sync>;
 
 type DecodeSlice<T> = fn(&[u8]) -> Result<T, DecodeError>;
+
+type DecodeApart<T> = fn(Decoder<T>, Large) -> BoxFuture<'static, Result<T, Status>>;
 
 /// How a message of type `T` becomes bytes and back; data, not a trait, so that one type can have many.
 pub struct Codec<T> {
@@ -28,11 +34,18 @@ pub(crate) struct Decoder<T> {
     pub(crate) decode: fn(Bytes) -> Result<T, DecodeError>,
     /// Decodes what stays where it is, where that is cheaper.
     pub(crate) decode_slice: Option<DecodeSlice<T>>,
+    /// Whether a message takes so long to decode that nobody should wait for it.
+    pub(crate) is_heavy: fn(&[u8]) -> bool,
+    /// Decodes one that does, or that is compressed, on a thread for what blocks.
+    pub(crate) decode_apart: DecodeApart<T>,
     pub(crate) name: &'static str,
 }
 
-impl<T> Codec<T> {
+impl<T: Send + 'static> Codec<T> {
     /// A codec from two functions and the name that stands in `content-type: application/grpc+name`.
+    ///
+    /// Messages of more than 64 KiB are decoded on a thread for what blocks, since nobody knows how
+    /// long that takes.
     #[must_use]
     pub const fn new(
         name: &'static str,
@@ -47,11 +60,15 @@ impl<T> Codec<T> {
             decoder: Decoder {
                 decode,
                 decode_slice: None,
+                is_heavy: |octets| octets.len() > LIGHT,
+                decode_apart: |decoder, large| Box::pin(decode_apart(decoder, large)),
                 name,
             },
         }
     }
+}
 
+impl<T> Codec<T> {
     /// The name, such as `proto`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -59,8 +76,11 @@ impl<T> Codec<T> {
     }
 }
 
-impl<T: prost::Message + Default> Codec<T> {
+impl<T: prost::Message + Default + 'static> Codec<T> {
     /// Protocol buffers by prost.
+    ///
+    /// A message with more than 64 KiB besides its long strings and bytes is decoded on a thread for
+    /// what blocks: an octet of it may become a hundred octets of memory.
     #[must_use]
     pub const fn prost() -> Self {
         let mut codec = Self::new(
@@ -69,6 +89,8 @@ impl<T: prost::Message + Default> Codec<T> {
             |bytes| T::decode(bytes).map_err(Into::into),
         );
         codec.decoder.decode_slice = Some(|octets| T::decode(octets).map_err(Into::into));
+        codec.decoder.is_heavy =
+            |octets| weight::is_heavy(octets, |probe| T::decode(probe).is_ok());
         codec.encoder.length = Some(T::encoded_len);
         codec
     }
@@ -78,11 +100,13 @@ impl Codec<Bytes> {
     /// The bytes as they are, for proxies and for messages encoded elsewhere.
     #[must_use]
     pub const fn raw() -> Self {
-        Self::new(
+        let mut codec = Self::new(
             "proto",
             |message, buffer| buffer.extend_from_slice(message),
             Ok,
-        )
+        );
+        codec.decoder.is_heavy = |_| false;
+        codec
     }
 }
 
@@ -228,7 +252,7 @@ macro_rules! prost_kinds {
     )*};
 }
 
-impl<Q: prost::Message + Default, R: prost::Message + Default> Method<Q, R> {
+impl<Q: prost::Message + Default + 'static, R: prost::Message + Default + 'static> Method<Q, R> {
     prost_kinds!(
         unary_prost unary Unary,
         server_streaming_prost server_streaming ServerStreaming,

@@ -109,12 +109,21 @@ impl Channel {
             .map_err(|status| status.with_path(method.path()))?;
         let call = core.client_call(method, request, Some(body), true);
         if !core.interceptors.is_empty() {
-            return Box::pin(core.run(call)).await?.into_response(method);
+            let run = async {
+                let deadline = call.deadline;
+                let reply = core.run(call).await?;
+                reply.into_response(method, deadline).await
+            };
+            return Box::pin(run).await;
         }
+        let deadline = call.deadline;
         let mut plan = call::Plan::new(Arc::clone(core), call);
-        let outcome = plan.unary().await;
+        let outcome = match plan.unary().await {
+            Ok(reply) => reply.into_response(method, deadline).await,
+            Err(status) => Err(status),
+        };
         plan.report(outcome.as_ref().err());
-        outcome?.into_response(method)
+        outcome
     }
 
     /// Starts a call with one request and a stream of responses; it starts at once.

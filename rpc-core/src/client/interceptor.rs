@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::call::{self, Opened};
 use super::channel::Core;
 use crate::request::CallOptions;
+use crate::stream::decode_heavy;
 use crate::wire::message;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Method, MethodKind, Response, Status};
 
@@ -99,14 +100,24 @@ impl Reply {
         &self.trailers
     }
 
-    pub(crate) fn into_response<Q, R>(self, method: &Method<Q, R>) -> Result<Response<R>, Status> {
+    /// The response with its message, which a heavy one may not have by the deadline.
+    pub(crate) async fn into_response<Q, R>(
+        self,
+        method: &Method<Q, R>,
+        deadline: Option<Deadline>,
+    ) -> Result<Response<R>, Status> {
         let Payload::Message(bytes) = self.payload else {
             return Err(Status::internal(
                 "an interceptor answered a unary call with a stream",
             ));
         };
-        let decoded = message::decode(&method.response.decoder, bytes)
-            .map_err(|status| status.with_path(method.path()))?;
+        let codec = method.response;
+        let decoded = if (codec.decoder.is_heavy)(&bytes) {
+            Box::pin(decode_heavy(codec.decoder, bytes, deadline)).await
+        } else {
+            message::decode(&codec.decoder, bytes)
+        };
+        let decoded = decoded.map_err(|status| status.with_path(method.path()))?;
         let mut response = Response::new(decoded);
         response.metadata = self.metadata;
         response.trailers = self.trailers;

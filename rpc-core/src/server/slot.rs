@@ -13,6 +13,7 @@ use super::handler::{IncomingCall, Single, panicked};
 use super::pace::Pace;
 use super::router::Head;
 use crate::codec::Codec;
+use crate::stream::Large;
 use crate::wire::message;
 use crate::{BoxFuture, Deadline, Metadata, Request, Response, Status};
 
@@ -27,6 +28,9 @@ pub(crate) trait UnaryHandler: Send + Sync {
         call: IncomingCall,
         message: Bytes,
     ) -> BoxFuture<'static, Result<Single, Status>>;
+
+    /// Whether a message takes so long to decode that the call has to be [started](Self::start).
+    fn is_heavy(&self, message: &[u8]) -> bool;
 
     /// How fast its polls were.
     fn pace(&self) -> &Pace;
@@ -98,10 +102,18 @@ where
         let (request, response) = (self.request, self.response);
         Box::pin(async move {
             let head = Head::of(&mut call);
-            let message = message::decode(&request.decoder, message)?;
+            let message = if (request.decoder.is_heavy)(&message) {
+                (request.decoder.decode_apart)(request.decoder, Large::Heavy(message)).await?
+            } else {
+                message::decode(&request.decoder, message)?
+            };
             let answer = handler(state, call.into_request(|_| message)).await?;
             head.single(answer, response.encoder)
         })
+    }
+
+    fn is_heavy(&self, message: &[u8]) -> bool {
+        (self.request.decoder.is_heavy)(message)
     }
 
     fn pace(&self) -> &Pace {
@@ -122,15 +134,15 @@ where
             return Ran::Done(Err(Status::internal("a call was run twice")));
         };
         let head = Head::of(call);
-        let message = match message::decode_slice(&self.request.decoder, message) {
-            Ok(message) => message,
-            Err(status) => return Ran::Done(Err(status)),
-        };
         let deadline = call.deadline;
         let path = Arc::clone(&call.path);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let Some(call) = place.take() else {
                 return Poll::Pending;
+            };
+            let message = match message::decode_slice(&self.request.decoder, message) {
+                Ok(message) => message,
+                Err(status) => return Poll::Ready(Err(status)),
             };
             let future = (self.handler)(Arc::clone(&self.state), call.into_request(|_| message));
             self.place
@@ -146,7 +158,10 @@ where
         match polled {
             Ok(Poll::Ready(outcome)) => {
                 self.place.as_mut().set(None);
-                Ran::Done(outcome.and_then(|answer| head.answer(answer, self.response, out)))
+                let answered = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                    outcome.and_then(|answer| head.answer(answer, self.response, out))
+                }));
+                Ran::Done(answered.unwrap_or_else(|panic| Err(panicked(&path, &*panic))))
             }
             Ok(Poll::Pending) => {
                 let place = std::mem::replace(&mut self.place, Box::pin(None));

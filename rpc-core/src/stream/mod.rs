@@ -1,9 +1,9 @@
 //! Streams of messages.
 
 mod adapters;
+mod apart;
 mod recv;
-mod unpack;
 
 pub use recv::RecvStream;
 
-pub(crate) use unpack::unpack;
+pub(crate) use apart::{Large, decode_apart, decode_heavy, unpack};

@@ -6,11 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::unpack::unpack;
+use super::apart::Large;
 use crate::client::OpenedRecv;
 use crate::codec::Decoder;
 use crate::server::{Held, ServerRecv};
@@ -35,19 +34,30 @@ struct Receiving<T> {
     messages: MessageDecoder,
     source: Source,
     /// In a box, since a server's stream that waits for a message has nothing of it.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<Rare<T>>>,
 }
 
 /// What only a client has, or a stream with large messages, or one that has failed.
-#[derive(Default)]
-struct Rare {
-    /// A large message that is being decompressed.
-    unpacking: Option<BoxFuture<'static, Result<Bytes, Status>>>,
+struct Rare<T> {
+    /// A message that is being decompressed or decoded elsewhere.
+    apart: Option<BoxFuture<'static, Result<T, Status>>>,
     deadline: Option<Pin<Box<Sleep>>>,
     headers: Option<Metadata>,
     trailers: Option<Metadata>,
     /// An error was given to the caller.
     reported: bool,
+}
+
+impl<T> Default for Rare<T> {
+    fn default() -> Self {
+        Self {
+            apart: None,
+            deadline: None,
+            headers: None,
+            trailers: None,
+            reported: false,
+        }
+    }
 }
 
 enum Source {
@@ -174,13 +184,12 @@ impl<T> RecvStream<T> {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
         loop {
             if let Some(rare) = &mut self.0.rare
-                && let Some(unpacking) = &mut rare.unpacking
+                && let Some(apart) = &mut rare.apart
             {
-                let Poll::Ready(unpacked) = unpacking.as_mut().poll(cx) else {
-                    return Poll::Pending;
+                let Poll::Ready(message) = apart.as_mut().poll(cx) else {
+                    return self.poll_deadline(cx).map_ok(|_| None);
                 };
-                rare.unpacking = None;
-                let message = unpacked.and_then(|bytes| message::decode(&self.0.decoder, bytes));
+                rare.apart = None;
                 return Poll::Ready(match message {
                     Ok(message) => Ok(Some(message)),
                     Err(status) => Err(self.fail(status)),
@@ -194,9 +203,13 @@ impl<T> RecvStream<T> {
                 Some(decoded) => decoded.map(Some),
                 None => match self.0.messages.advance() {
                     Ok(Next::Missing) => Ok(None),
+                    Ok(Next::Message(bytes)) if (self.0.decoder.is_heavy)(&bytes) => {
+                        self.decode_apart(Large::Heavy(bytes));
+                        continue;
+                    }
                     Ok(Next::Message(bytes)) => message::decode(&self.0.decoder, bytes).map(Some),
                     Ok(Next::Packed(unpacking)) => {
-                        self.rare().unpacking = Some(Box::pin(unpack(unpacking)));
+                        self.decode_apart(Large::Packed(unpacking));
                         continue;
                     }
                     Err(status) => Err(status),
@@ -214,6 +227,11 @@ impl<T> RecvStream<T> {
                 Poll::Ready(Err(status)) => return Poll::Ready(Err(status)),
             }
         }
+    }
+
+    fn decode_apart(&mut self, large: Large) {
+        let decoder = *self.0.decoder;
+        self.rare().apart = Some((decoder.decode_apart)(decoder, large));
     }
 
     /// Holds the budget of the server for the last message, when it is a large one.
@@ -249,7 +267,7 @@ impl<T> RecvStream<T> {
         response
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut Rare<T> {
         self.0.rare.get_or_insert_default()
     }
 
@@ -408,6 +426,9 @@ impl<T> RecvStream<T> {
             Source::Open(opened) => opened.plan.annotated(status),
             _ => status,
         };
+        if let Some(rare) = &mut self.0.rare {
+            rare.apart = None;
+        }
         self.end(Some(&status));
         self.0.source = Source::Failed(status.clone());
         status

@@ -8,3 +8,4 @@ pub(crate) mod head;
 pub(crate) mod message;
 pub(crate) mod percent;
 pub(crate) mod timeout;
+pub(crate) mod weight;

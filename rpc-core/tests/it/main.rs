@@ -15,6 +15,7 @@ mod first_bytes;
 mod h2_crate;
 mod h2_streams;
 mod health;
+mod heavy;
 mod interceptors;
 mod lifecycle;
 mod paths;

@@ -12,6 +12,7 @@ use super::unary::{Timed, go_on, unpack_and_start};
 use crate::server::handler::{Handler, Single};
 use crate::server::pace::SLOW;
 use crate::server::slot::Ran;
+use crate::wire::weight::LIGHT;
 use crate::{Deadline, Status};
 
 /// What is kept of the memory for responses.
@@ -47,6 +48,8 @@ impl Batch {
                 continue;
             };
             let deadline = call.deadline;
+            let whole = octets(message, input);
+            let heavy = whole.len() > LIGHT && handler.is_heavy(whole);
             let outcome = match message {
                 Message::Awaited => continue,
                 Message::Packed(_) => {
@@ -59,7 +62,7 @@ impl Batch {
                     let future = unpack_and_start(handler, call, unpacking);
                     Outcome::Task(Box::pin(Deadline::scope(deadline, future)))
                 }
-                _ if late || !handler.pace().is_in_place() => {
+                _ if heavy || late || !handler.pace().is_in_place() => {
                     let Some(call) = place.take() else {
                         continue;
                     };
@@ -70,7 +73,8 @@ impl Batch {
                     let timed = Timed {
                         future: handler.start(call, message),
                         handler: Arc::clone(handler),
-                        first: true,
+                        // A heavy message is not decoded in the first poll, so that says nothing.
+                        first: !heavy,
                     };
                     Outcome::Task(Box::pin(Deadline::scope(deadline, timed)))
                 }

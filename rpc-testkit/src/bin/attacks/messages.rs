@@ -1,6 +1,7 @@
 //! Messages that are not what they say, or cost more than they look.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -133,6 +134,8 @@ pub(crate) async fn compressed_bombs(size: Size, promises: &mut Promises) -> Out
 
 /// S12: messages whose elements take more memory than they have octets, and nested ones.
 pub(crate) async fn amplified(promises: &mut Promises) -> Outcome<()> {
+    const SEVEN: &str = "messages of seven fields";
+    const SEEN: Duration = Duration::from_millis(150);
     let repeated = |one: &[u8]| one.repeat(LARGEST / one.len());
     let packed = |field: u8, count: usize| {
         let mut octets = vec![field << 3 | 2];
@@ -152,10 +155,16 @@ pub(crate) async fn amplified(promises: &mut Promises) -> Outcome<()> {
         ("strings of nothing", repeated(&[26, 0])),
         ("bytes of nothing", repeated(&[34, 0])),
         ("entries of a map", pairs.collect()),
-        ("messages of seven fields", repeated(&[50, 0])),
+        (SEVEN, repeated(&[50, 0])),
         ("packed booleans", packed(7, LARGEST - 8)),
     ];
     for (name, octets) in kinds {
+        // The handler lets go of 2,000,000 messages of 192 octets each, which takes 40 to 70 ms, and
+        // nobody else can do that for it. What would end it is a budget of elements, a later goal.
+        let known: &[_] = match name {
+            SEVEN => &[table::DISTURBED],
+            _ => &[],
+        };
         let mut scene = Scene::begin(&[]).await?;
         let (_, answers) = calls_with(&scene.victim.address, WEIGH, &octets, 1, false).await?;
         scene.attacked()?;
@@ -173,15 +182,16 @@ pub(crate) async fn amplified(promises: &mut Promises) -> Outcome<()> {
             handlers: 0,
             twin: "-".to_owned(),
             off: "-".to_owned(),
-            // A message is decoded in one go, and so large a one holds up a worker; what would end it
-            // is a budget of elements, a later goal.
-            known: &[table::DISTURBED],
+            known,
         };
-        row.print(
-            &found,
-            &[(answers.of(OK) == 1, "it was not answered")],
-            promises,
-        );
+        let checks = [
+            (answers.of(OK) == 1, "it was not answered"),
+            (
+                found.seen.failed == 0 && found.seen.p99 <= SEEN,
+                "the bystander's calls were slower than is known",
+            ),
+        ];
+        row.print(&found, &checks, promises);
     }
     let scene = Scene::begin(&[]).await?;
     let address = &scene.victim.address;
