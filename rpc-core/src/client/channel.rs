@@ -112,14 +112,20 @@ impl Channel {
             let run = async {
                 let deadline = call.deadline;
                 let reply = core.run(call).await?;
-                reply.into_response(method, deadline).await
+                if reply.is_heavy(method) {
+                    return reply.decode_apart(method, deadline).await;
+                }
+                reply.into_response(method)
             };
             return Box::pin(run).await;
         }
         let deadline = call.deadline;
         let mut plan = call::Plan::new(Arc::clone(core), call);
         let outcome = match plan.unary().await {
-            Ok(reply) => reply.into_response(method, deadline).await,
+            Ok(reply) if reply.is_heavy(method) => {
+                Box::pin(reply.decode_apart(method, deadline)).await
+            }
+            Ok(reply) => reply.into_response(method),
             Err(status) => Err(status),
         };
         plan.report(outcome.as_ref().err());

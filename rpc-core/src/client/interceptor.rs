@@ -12,6 +12,7 @@ use super::channel::Core;
 use crate::request::CallOptions;
 use crate::stream::decode_heavy;
 use crate::wire::message;
+use crate::wire::weight::LIGHT;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Method, MethodKind, Response, Status};
 
 /// A call on its way out.
@@ -100,29 +101,50 @@ impl Reply {
         &self.trailers
     }
 
-    /// The response with its message, which a heavy one may not have by the deadline.
-    pub(crate) async fn into_response<Q, R>(
+    /// Whether its message takes so long to decode that [`decode_apart`](Self::decode_apart) has to do
+    /// that.
+    pub(crate) fn is_heavy<Q, R>(&self, method: &Method<Q, R>) -> bool {
+        match &self.payload {
+            Payload::Message(bytes) => {
+                bytes.len() > LIGHT && (method.response.decoder.is_heavy)(bytes)
+            }
+            Payload::Stream(_) => false,
+        }
+    }
+
+    /// The response with its message, a heavy one, if there is time for it.
+    pub(crate) async fn decode_apart<Q, R>(
         self,
         method: &Method<Q, R>,
         deadline: Option<Deadline>,
     ) -> Result<Response<R>, Status> {
         let Payload::Message(bytes) = self.payload else {
-            return Err(Status::internal(
-                "an interceptor answered a unary call with a stream",
-            ));
+            return Err(streamed());
         };
-        let codec = method.response;
-        let decoded = if (codec.decoder.is_heavy)(&bytes) {
-            Box::pin(decode_heavy(codec.decoder, bytes, deadline)).await
-        } else {
-            message::decode(&codec.decoder, bytes)
+        let decoded = decode_heavy(method.response.decoder, bytes, deadline).await;
+        let mut response =
+            Response::new(decoded.map_err(|status| status.with_path(method.path()))?);
+        response.metadata = self.metadata;
+        response.trailers = self.trailers;
+        Ok(response)
+    }
+
+    /// The response with its message.
+    pub(crate) fn into_response<Q, R>(self, method: &Method<Q, R>) -> Result<Response<R>, Status> {
+        let Payload::Message(bytes) = self.payload else {
+            return Err(streamed());
         };
-        let decoded = decoded.map_err(|status| status.with_path(method.path()))?;
+        let decoded = message::decode(&method.response.decoder, bytes)
+            .map_err(|status| status.with_path(method.path()))?;
         let mut response = Response::new(decoded);
         response.metadata = self.metadata;
         response.trailers = self.trailers;
         Ok(response)
     }
+}
+
+fn streamed() -> Status {
+    Status::internal("an interceptor answered a unary call with a stream")
 }
 
 /// Code around every call of a channel, once per call however many attempts are made.

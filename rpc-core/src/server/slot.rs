@@ -133,9 +133,10 @@ where
         let Some(call) = place else {
             return Ran::Done(Err(Status::internal("a call was run twice")));
         };
-        let head = Head::of(call);
+        let mut head = Some(Head::of(call));
         let deadline = call.deadline;
         let path = Arc::clone(&call.path);
+        // Codecs are the user's as handlers are.
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let Some(call) = place.take() else {
                 return Poll::Pending;
@@ -150,24 +151,28 @@ where
                 .set(Some(Deadline::scope(deadline, future)));
             // A call that waits is polled again at once by the task that it moves to.
             let mut unwatched = Context::from_waker(Waker::noop());
-            match self.place.as_mut().as_pin_mut() {
-                Some(future) => future.poll(&mut unwatched),
-                None => Poll::Pending,
+            let Some(future) = self.place.as_mut().as_pin_mut() else {
+                return Poll::Pending;
+            };
+            match future.poll(&mut unwatched) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Err(status)) => Poll::Ready(Err(status)),
+                Poll::Ready(Ok(answer)) => match head.take() {
+                    Some(head) => Poll::Ready(head.answer(answer, self.response, out)),
+                    None => Poll::Pending,
+                },
             }
         }));
         match polled {
-            Ok(Poll::Ready(outcome)) => {
+            Ok(Poll::Ready(answer)) => {
                 self.place.as_mut().set(None);
-                let answered = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                    outcome.and_then(|answer| head.answer(answer, self.response, out))
-                }));
-                Ran::Done(answered.unwrap_or_else(|panic| Err(panicked(&path, &*panic))))
+                Ran::Done(answer)
             }
             Ok(Poll::Pending) => {
                 let place = std::mem::replace(&mut self.place, Box::pin(None));
                 Ran::Waits(Box::pin(Moved {
                     place,
-                    head: Some(head),
+                    head,
                     response: self.response,
                 }))
             }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rpc_core::server::Service;
 use rpc_core::{Channel, Code, Codec, DecodeError, Method, Request, Response, Server, Status};
-use rpc_testkit::heavy::{Heavy, HeavyClient, HeavyServer, Load, Weight};
-use rpc_testkit::proto::{Message, TestClient, TestServer};
-use rpc_testkit::{Running, TestService, run};
+use rpc_testkit::{Running, run};
 
 thread_local! {
     /// Whether this thread runs the connections and handlers of a test.
@@ -212,43 +210,4 @@ async fn deadlines_pass_while_a_message_is_decoded() {
         Code::DeadlineExceeded
     );
     drop(gate);
-}
-
-/// Counts the elements.
-struct Scales;
-
-impl Heavy for Scales {
-    async fn weigh(&self, request: Request<Load>) -> Result<Response<Weight>, Status> {
-        let elements = request.get_ref().nothings.len() as u64;
-        Ok(Response::new(Weight { elements }))
-    }
-}
-
-#[tokio::test]
-async fn others_are_served_while_a_message_of_many_elements_is_decoded() {
-    let server = Server::builder()
-        .add_service(HeavyServer::new(Scales))
-        .add_service(TestServer::new(TestService::default()));
-    let server = run(server.bind("127.0.0.1:0").await.unwrap());
-    let channel = Channel::connect(&server.uri).await.unwrap();
-    let test = TestClient::new(channel.clone());
-    let heavy = HeavyClient::new(channel);
-    // In place, if it goes by how fast they have been.
-    for _ in 0..40 {
-        heavy.weigh(Load::default()).await.unwrap();
-    }
-    let count = 2_000_000;
-    let load = Load {
-        nothings: vec![Default::default(); count],
-        ..Load::default()
-    };
-    let weighing = tokio::spawn(async move { heavy.weigh(load).await });
-    let mut served = 0;
-    while !weighing.is_finished() {
-        test.echo(Message::default()).await.unwrap();
-        served += 1;
-    }
-    let weight = weighing.await.unwrap().unwrap();
-    assert_eq!(weight.get_ref().elements, count as u64);
-    assert!(served > 1);
 }
