@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::codec::Decoder;
 use crate::wire::compression::Unpacking;
@@ -21,7 +21,9 @@ static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 
 /// Decompresses the rest of a message on a thread for what blocks.
 pub(crate) async fn unpack(unpacking: Box<Unpacking>) -> Result<Bytes, Status> {
-    apart(|| unpacking.finish()).await
+    let mut unpacking = unpacking;
+    let turn = turn(Some(&mut unpacking)).await;
+    apart(turn, || unpacking.finish()).await
 }
 
 /// A message that is not decoded in passing.
@@ -35,7 +37,12 @@ pub(crate) async fn decode_apart<T: Send + 'static>(
     decoder: Decoder<T>,
     large: Large,
 ) -> Result<T, Status> {
-    apart(move || {
+    let mut large = large;
+    let turn = turn(match &mut large {
+        Large::Heavy(_) => None,
+        Large::Packed(unpacking) => Some(unpacking),
+    });
+    apart(turn.await, move || {
         let bytes = match large {
             Large::Heavy(bytes) => bytes,
             Large::Packed(unpacking) => unpacking.finish()?,
@@ -63,15 +70,26 @@ pub(crate) async fn decode_heavy<T>(
     }
 }
 
+/// Waits for a turn; what has to wait is set aside.
+async fn turn(unpacking: Option<&mut Unpacking>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(turn) = Arc::clone(&TURNS).try_acquire_owned() {
+        return Some(turn);
+    }
+    if let Some(unpacking) = unpacking {
+        unpacking.set_aside();
+    }
+    // Nobody closes it, and without a turn there is only less order.
+    Arc::clone(&TURNS).acquire_owned().await.ok()
+}
+
 async fn apart<T: Send + 'static>(
+    turn: Option<OwnedSemaphorePermit>,
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     // A stream may be read where there is no runtime.
     if Handle::try_current().is_err() {
         return work();
     }
-    // Nobody closes it, and without a turn there is only less order.
-    let turn = Arc::clone(&TURNS).acquire_owned().await.ok();
     let done = tokio::task::spawn_blocking(move || {
         let outcome = work();
         drop(turn);

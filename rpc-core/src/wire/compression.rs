@@ -105,8 +105,10 @@ pub(crate) enum Unpacked {
 
 /// A message on its way out of its compression.
 pub(crate) struct Unpacking {
+    message: Bytes,
+    /// None before the beginning.
     #[cfg(feature = "gzip")]
-    decoder: flate2::read::GzDecoder<bytes::buf::Reader<Bytes>>,
+    decoder: Option<Box<flate2::read::GzDecoder<bytes::buf::Reader<Bytes>>>>,
     output: Vec<u8>,
     limit: usize,
 }
@@ -120,7 +122,8 @@ pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result
         #[cfg(feature = "gzip")]
         Encoding::Gzip => {
             let mut unpacking = Unpacking {
-                decoder: flate2::read::GzDecoder::new(bytes::Buf::reader(message)),
+                message,
+                decoder: None,
                 output: Vec::new(),
                 limit,
             };
@@ -134,6 +137,16 @@ pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result
 }
 
 impl Unpacking {
+    /// Forgets what is decompressed, to hold no more than the message as it came; it begins anew when
+    /// it goes on.
+    pub(crate) fn set_aside(&mut self) {
+        #[cfg(feature = "gzip")]
+        {
+            self.decoder = None;
+        }
+        self.output = Vec::new();
+    }
+
     /// Decompresses the rest, giving up as soon as it is larger than the limit.
     pub(crate) fn finish(mut self) -> Result<Bytes, Status> {
         self.advance(usize::MAX)?;
@@ -149,7 +162,11 @@ impl Unpacking {
             .saturating_sub(self.output.len())
             .saturating_add(1);
         let most = u64::try_from(most.min(room)).unwrap_or(u64::MAX);
-        let read = (&mut self.decoder)
+        let decoder = self.decoder.get_or_insert_with(|| {
+            let message = bytes::Buf::reader(self.message.clone());
+            Box::new(flate2::read::GzDecoder::new(message))
+        });
+        let read = decoder
             .take(most)
             .read_to_end(&mut self.output)
             .map_err(|error| {
@@ -194,6 +211,19 @@ mod tests {
             let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20).unwrap();
             assert_eq!(matches!(unpacked, Unpacked::Large(_)), large, "{size}");
         }
+    }
+
+    #[test]
+    fn what_was_set_aside_begins_anew() {
+        let message: Vec<u8> = (0..1 << 20).map(|place| (place >> 10) as u8).collect();
+        let packed = compress(Encoding::Gzip, &message).unwrap();
+        let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20).unwrap();
+        let Unpacked::Large(mut unpacking) = unpacked else {
+            panic!("it is large")
+        };
+        unpacking.set_aside();
+        assert!(unpacking.decoder.is_none() && unpacking.output.capacity() == 0);
+        assert_eq!(unpacking.finish().unwrap(), message);
     }
 
     #[test]

@@ -71,7 +71,6 @@ pub(crate) async fn lying_lengths(promises: &mut Promises) -> Outcome<()> {
 
 /// S11: messages that are a thousand times as large as they look.
 pub(crate) async fn compressed_bombs(size: Size, promises: &mut Promises) -> Outcome<()> {
-    const SEEN: u64 = 64 * 1024;
     let (connections, calls, octets, most) =
         size.of((4, 25, 64 << 20, 64 * 1024), (10, 100, 1 << 30, 256 * 1024));
     let bomb = zipped(octets)?;
@@ -110,14 +109,9 @@ pub(crate) async fn compressed_bombs(size: Size, promises: &mut Promises) -> Out
         handlers: 0,
         twin: format!("4 MiB: {}", twin.text()),
         off: off.text(),
-        // The pieces that a message is inflated into are not all given back.
-        known: &[table::REST],
+        known: &[],
     };
     let checks = [
-        (
-            found.left.is_none_or(|left| left <= SEEN),
-            "it still holds more memory than is known",
-        ),
         (
             answers.of(RESOURCE_EXHAUSTED) == connections * calls,
             "not every bomb was answered with RESOURCE_EXHAUSTED",

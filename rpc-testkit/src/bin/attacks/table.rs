@@ -27,8 +27,6 @@ pub(crate) fn head() {
 
 /// The promise of how much memory an attack takes.
 pub(crate) const MEMORY: &str = "it took too much memory";
-/// The promise that what an attack took comes back.
-pub(crate) const REST: &str = "the server still holds memory that it did not hold before";
 /// The promise to the bystander.
 pub(crate) const DISTURBED: &str = "the bystander's calls failed or were slow";
 
@@ -105,7 +103,10 @@ impl Row<'_> {
             (seen.live <= self.handlers, "it kept too many handlers"),
             (seen.is_undisturbed(), DISTURBED),
             (found.left.is_some(), "the server did not come to rest"),
-            (found.left.is_none() || found.is_at_rest(), REST),
+            (
+                found.left.is_none() || found.is_at_rest(),
+                "the server still holds memory that it did not hold before",
+            ),
         ];
         for (_, broken) in common.iter().chain(checks).filter(|(kept, _)| !kept) {
             if self.known.contains(broken) {
