@@ -38,6 +38,8 @@ pub(super) struct Batch {
     pub(super) now: Instant,
     /// Calls, and pieces of those that are open, that have come.
     came: u32,
+    /// Handlers that may be busy for long have become tasks.
+    pub(super) has_slow: bool,
 }
 
 /// A unary call whose request is whole.
@@ -92,6 +94,7 @@ impl Batch {
             awaits: false,
             now: Instant::now(),
             came: 0,
+            has_slow: false,
         }
     }
 

@@ -66,6 +66,11 @@ impl Driver {
                 return Poll::Ready(self.lose(&why, &mut wire, cx));
             }
         };
+        if std::mem::take(&mut self.batch.has_slow) {
+            // This worker may be about to run one of them. Something to do besides wakes another one,
+            // which looks at the sockets meanwhile.
+            cx.waker().wake_by_ref();
+        }
         if read > 0 {
             let single = self.batch.take_came() <= 1;
             let since = self.busy_poll.since();

@@ -76,6 +76,7 @@ impl Batch {
                         // A heavy message is not decoded in the first poll, so that says nothing.
                         first: !heavy,
                     };
+                    self.has_slow = true;
                     Outcome::Task(Box::pin(Deadline::scope(deadline, timed)))
                 }
                 // It has waited behind the others of its batch for as long as it had.
