@@ -140,23 +140,71 @@ pub(super) async fn send_all(stream: &mut h2::SendStream<Bytes>, mut data: Bytes
     }
 }
 
-async fn h2_calls_us(seed: u64) {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let server = rpc_testkit::serve().await;
-    let socket = TcpStream::connect(server.uri.trim_start_matches("http://"))
+/// The h2 crate's client of a server, with windows and frames of some size.
+pub(super) async fn h2_client(
+    uri: &str,
+    window: u32,
+    random: &mut fastrand::Rng,
+) -> h2::client::SendRequest<Bytes> {
+    let socket = TcpStream::connect(uri.trim_start_matches("http://"))
         .await
         .unwrap();
-    let window = window(&mut random);
     let (requests, connection) = h2::client::Builder::new()
         .initial_window_size(window)
         .initial_connection_window_size(window.max(65_535))
         .max_frame_size([16_384, 100_000][random.usize(..2)])
         .max_header_list_size(8_000)
         .header_table_size([0, 100, 4096][random.usize(..3)])
-        .handshake(Sliced::new(socket, seed))
+        .handshake(Sliced::new(socket, random.u64(..)))
         .await
         .unwrap();
     tokio::spawn(connection);
+    requests
+}
+
+/// A channel to a server of the h2 crate, which answers each request by a task.
+pub(super) async fn h2_server<F: Future<Output = ()> + Send + 'static>(
+    window: u32,
+    random: &mut fastrand::Rng,
+    mut answer: impl FnMut(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F
+    + Send
+    + 'static,
+) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(window.max(65_535))
+        .max_concurrent_streams([1, 3, 1000][random.usize(..3)])
+        .max_frame_size([16_384, 100_000][random.usize(..2)])
+        .header_table_size([0, 100, 4096][random.usize(..3)]);
+    let seed = random.u64(..);
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut connection = builder
+            .handshake::<_, Bytes>(Sliced::new(socket, seed))
+            .await
+            .unwrap();
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            tokio::spawn(answer(request, respond));
+        }
+    });
+    Channel::connect(&uri).await.unwrap()
+}
+
+/// Waits for all calls.
+pub(super) async fn join(mut calls: JoinSet<()>) {
+    while let Some(call) = calls.join_next().await {
+        call.unwrap();
+    }
+}
+
+async fn h2_calls_us(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let server = rpc_testkit::serve().await;
+    let window = window(&mut random);
+    let requests = h2_client(&server.uri, window, &mut random).await;
     let mut calls = JoinSet::new();
     for body in bodies(&mut random, window) {
         let mut requests = requests.clone();
@@ -177,34 +225,16 @@ async fn h2_calls_us(seed: u64) {
             assert_eq!(all, framed(&body), "seed {seed}");
         });
     }
-    while let Some(call) = calls.join_next().await {
-        call.unwrap();
-    }
+    join(calls).await;
 }
 
 async fn we_call_h2(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}", listener.local_addr().unwrap());
     let window = window(&mut random);
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(window)
-        .initial_connection_window_size(window.max(65_535))
-        .max_concurrent_streams([1, 3, 1000][random.usize(..3)])
-        .max_frame_size([16_384, 100_000][random.usize(..2)])
-        .header_table_size([0, 100, 4096][random.usize(..3)]);
-    tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let mut connection = builder
-            .handshake::<_, Bytes>(Sliced::new(socket, seed))
-            .await
-            .unwrap();
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            tokio::spawn(echo(request.into_body(), respond));
-        }
-    });
-    let channel = Channel::connect(&uri).await.unwrap();
+    let channel = h2_server(window, &mut random, |request, respond| {
+        echo(request.into_body(), respond)
+    })
+    .await;
     let method: Method<Bytes, Bytes> = Method::dynamic(
         "/any.Service/Echo",
         MethodKind::Unary,
@@ -220,9 +250,7 @@ async fn we_call_h2(seed: u64) {
             assert_eq!(reply.into_inner(), body, "seed {seed}");
         });
     }
-    while let Some(call) = calls.join_next().await {
-        call.unwrap();
-    }
+    join(calls).await;
 }
 
 /// Sends back what comes while it comes.

@@ -8,10 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use rpc_core::server::{Server, Service};
 use rpc_core::{Channel, Codec, Method, RecvStream};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::h2_crate::{Sliced, framed, read_all, send_all, window};
+use crate::h2_crate::{framed, h2_client, h2_server, join, read_all, send_all, window};
 
 const CUT_PATH: &str = "/any.Streams/Cut";
 const JOIN_PATH: &str = "/any.Streams/Join";
@@ -164,18 +163,8 @@ async fn h2_calls_us(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let server = Server::builder().add_service(our_server());
     let server = rpc_testkit::run(server.bind("127.0.0.1:0").await.unwrap());
-    let socket = TcpStream::connect(server.uri.trim_start_matches("http://"))
-        .await
-        .unwrap();
     let window = window(&mut random);
-    let (requests, connection) = h2::client::Builder::new()
-        .initial_window_size(window)
-        .initial_connection_window_size(window.max(65_535))
-        .max_frame_size([16_384, 100_000][random.usize(..2)])
-        .handshake(Sliced::new(socket, seed))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let requests = h2_client(&server.uri, window, &mut random).await;
     let mut calls = JoinSet::new();
     for _ in 0..12 {
         let case = Case::new(&mut random, window);
@@ -204,9 +193,7 @@ async fn h2_calls_us(seed: u64) {
             assert_eq!(trailers[COUNT], case.count.to_string());
         });
     }
-    while let Some(call) = calls.join_next().await {
-        call.unwrap();
-    }
+    join(calls).await;
 }
 
 /// The next whole message, out of the pieces that it comes in.
@@ -265,35 +252,18 @@ async fn answer(
 
 async fn we_call_h2(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}", listener.local_addr().unwrap());
     let window = window(&mut random);
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(window)
-        .initial_connection_window_size(window.max(65_535))
-        .max_concurrent_streams([1, 3, 1000][random.usize(..3)])
-        .max_frame_size([16_384, 100_000][random.usize(..2)]);
     let mut servers = random.fork();
-    tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let mut connection = builder
-            .handshake::<_, Bytes>(Sliced::new(socket, seed))
-            .await
-            .unwrap();
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            tokio::spawn(answer(request, respond, servers.fork()));
-        }
-    });
-    let channel = Channel::connect(&uri).await.unwrap();
+    let channel = h2_server(window, &mut random, move |request, respond| {
+        answer(request, respond, servers.fork())
+    })
+    .await;
     let mut calls = JoinSet::new();
     for _ in 0..12 {
         let case = Case::new(&mut random, window);
         calls.spawn(call_as_we_do(channel.clone(), case, seed));
     }
-    while let Some(call) = calls.join_next().await {
-        call.unwrap();
-    }
+    join(calls).await;
 }
 
 async fn call_as_we_do(channel: Channel, case: Case, seed: u64) {

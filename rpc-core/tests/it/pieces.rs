@@ -1,12 +1,15 @@
 //! Unary requests whose frames come in any order and in any pieces.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use rpc_http2::frame::{flag, kind};
 use rpc_http2::hpack::Decoder;
 use rpc_testkit::raw::{RawClient, RawReader, frame, message};
 use rpc_testkit::serve;
 
+/// A call that has no answer by then will have none.
+const HANGS: Duration = Duration::from_secs(20);
 const ECHO: &str = "/testkit.v1.Test/Echo";
 
 /// What came back on a stream: the octets of DATA, and `grpc-status`.
@@ -17,7 +20,9 @@ async fn answers(reader: &mut RawReader, count: usize) -> Answers {
     let mut answers = Answers::new();
     let mut ended = 0;
     while ended < count {
-        let frame = reader.next().await.expect("the connection goes on");
+        let next = tokio::time::timeout(HANGS, reader.next()).await;
+        let frame = next.unwrap_or_else(|_| panic!("{ended} of {count} are answered"));
+        let frame = frame.expect("the connection goes on");
         let header = frame.header;
         match header.kind {
             kind::HEADERS => {

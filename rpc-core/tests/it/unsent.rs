@@ -1,12 +1,14 @@
 //! What the handlers of a connection may have waiting to be sent.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rpc_core::server::Service;
-use rpc_core::{Codec, Method, Request, Server};
+use rpc_core::server::{SendStream, Service};
+use rpc_core::{Codec, Method, Request, Server, Status};
 use rpc_http2::frame::setting;
 use rpc_testkit::raw::RawClient;
 use rpc_testkit::run;
@@ -22,21 +24,44 @@ const MESSAGE: usize = 1024;
 
 #[derive(Default)]
 struct Producers {
+    /// Octets that were sent.
     queued: AtomicUsize,
+    /// Handlers that have sent their first message.
     started: AtomicUsize,
+    /// Handlers that have found no room. Nothing is read, so that they do not find any.
+    stuck: AtomicUsize,
 }
 
-/// Waits until something does not change any more.
-async fn until_at_rest(count: impl Fn() -> usize) -> usize {
-    let mut last = count();
-    loop {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let now = count();
-        if now == last {
-            return now;
-        }
-        last = now;
+impl Producers {
+    async fn send(&self, responses: &mut SendStream<Bytes>) -> Result<(), Status> {
+        let mut sending = pin!(responses.send(Bytes::from(vec![7; MESSAGE])));
+        let mut waits = false;
+        poll_fn(|cx| {
+            let polled = sending.as_mut().poll(cx);
+            if polled.is_pending() && !std::mem::replace(&mut waits, true) {
+                self.stuck.fetch_add(1, Ordering::Relaxed);
+            }
+            polled
+        })
+        .await?;
+        self.queued.fetch_add(MESSAGE + 5, Ordering::Relaxed);
+        Ok(())
     }
+}
+
+/// Waits until so many have been counted.
+async fn until(counter: &AtomicUsize, count: usize) {
+    let counting = async {
+        while counter.load(Ordering::Relaxed) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(30), counting).await;
+    assert!(
+        counted.is_ok(),
+        "{} of {count}",
+        counter.load(Ordering::Relaxed)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,21 +75,17 @@ async fn handlers_that_have_sent_something_before_send_no_more_than_the_connecti
         move |producers, _request: Request<Bytes>, mut responses| {
             let gate = Arc::clone(&gate);
             async move {
-                let message = Bytes::from(vec![7; MESSAGE]);
                 let sending = async {
-                    for number in 0.. {
-                        responses.send(message.clone()).await?;
-                        producers.queued.fetch_add(MESSAGE + 5, Ordering::Relaxed);
-                        if number == 0 {
-                            producers.started.fetch_add(1, Ordering::Relaxed);
-                            // Nobody closes it.
-                            let turn = gate.acquire().await;
-                            turn.into_iter().for_each(|turn| turn.forget());
-                        }
+                    producers.send(&mut responses).await?;
+                    producers.started.fetch_add(1, Ordering::Relaxed);
+                    // Nobody closes it.
+                    let turn = gate.acquire().await;
+                    turn.into_iter().for_each(|turn| turn.forget());
+                    loop {
+                        producers.send(&mut responses).await?;
                     }
-                    Ok(())
                 };
-                let sent = sending.await;
+                let sent: Result<(), Status> = sending.await;
                 responses.finish(sent)
             }
         },
@@ -78,12 +99,12 @@ async fn handlers_that_have_sent_something_before_send_no_more_than_the_connecti
         let call = client.call("/demo.Unsent/Stream", &[]).1;
         client.write(&call).await.unwrap();
     }
-    let started = until_at_rest(|| producers.started.load(Ordering::Relaxed)).await;
-    assert_eq!(started, STREAMS);
+    until(&producers.started, STREAMS).await;
     // A few fill the connection, and then all others try.
-    for some in [16, STREAMS - 16] {
+    for (some, stuck) in [(16, 16), (STREAMS - 16, STREAMS)] {
         go.add_permits(some);
-        let queued = until_at_rest(|| producers.queued.load(Ordering::Relaxed)).await;
+        until(&producers.stuck, stuck).await;
+        let queued = producers.queued.load(Ordering::Relaxed);
         assert!(queued >= UNSENT, "{queued} octets");
         assert!(queued <= UNSENT + 2 * MESSAGE, "{queued} octets");
     }
