@@ -94,7 +94,8 @@ pub struct Config {
     pub header_table: u32,
     /// What a stream may hold unsent before its sender has to wait; 400 KiB.
     pub stream_buffer: usize,
-    /// What all streams may hold unsent before their senders have to wait; 4 MiB.
+    /// What all streams may hold unsent before their senders have to wait; 2 MiB, so that a
+    /// connection that reads nothing takes less than 4 MiB with what its handlers hold themselves.
     pub connection_buffer: usize,
     /// What protects the connection from its peer.
     pub limits: Limits,
@@ -112,7 +113,7 @@ impl Default for Config {
             max_fields: 128,
             header_table: 4096,
             stream_buffer: 400 * 1024,
-            connection_buffer: 4 * 1024 * 1024,
+            connection_buffer: 2 * 1024 * 1024,
             limits: Limits::default(),
         }
     }

@@ -198,7 +198,7 @@ impl ServerBuilder {
     /// Once half of it is used up, a message that has begun and does not go on by 1 KiB/s ends its call
     /// in the same way after 15 to 30 s; before that only the deadline does.
     ///
-    /// What handlers allocate comes on top, and what flow control bounds for each connection: 4 MiB of
+    /// What handlers allocate comes on top, and what flow control bounds for each connection: 2 MiB of
     /// unsent responses, and received messages of streams that their handlers have not read, 4 MiB at
     /// first and up to 32 MiB where the network holds as much.
     #[must_use]

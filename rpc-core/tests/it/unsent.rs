@@ -19,7 +19,7 @@ const METHOD: Method<Bytes, Bytes> =
 /// The calls that a connection may have.
 const STREAMS: usize = 256;
 /// What a connection may hold unsent.
-const UNSENT: usize = 4 << 20;
+const UNSENT: usize = 2 << 20;
 const MESSAGE: usize = 1024;
 
 #[derive(Default)]

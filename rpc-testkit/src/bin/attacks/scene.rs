@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) peak: u64,
     /// How much more it held afterwards, in KiB; nothing when it ran handlers or held connections.
     pub(crate) left: Option<u64>,
+    /// How much it held more after the same attack once more, in KiB; nothing when it was not made.
+    pub(crate) again: Option<u64>,
     pub(crate) seen: Seen,
     pub(crate) took: Duration,
 }
@@ -58,25 +60,50 @@ impl Scene {
     }
 
     /// Lets go of what the attack holds, and looks whether the server comes to rest.
-    pub(crate) async fn end<T>(mut self, held: T) -> Outcome<Found> {
+    pub(crate) async fn end<T>(self, held: T) -> Outcome<Found> {
+        let (found, _) = self.rest(held).await?;
+        Ok(found)
+    }
+
+    /// Like [`end`](Self::end). When more than [`KEPT`] is left, the attack is made again: what is free
+    /// in the allocator serves the second one, what is lost is lost twice.
+    pub(crate) async fn end_or_again(
+        self,
+        attack: impl AsyncFn(&Victim) -> Outcome<()>,
+    ) -> Outcome<Found> {
+        let before = self.before;
+        let (mut found, victim) = self.rest(()).await?;
+        if let Some(left) = found.left.filter(|left| *left > KEPT) {
+            attack(&victim).await?;
+            let before = before + left;
+            let held = victim.is_quiet(before + KEPT).await;
+            found.again = held.map(|held| held.saturating_sub(before));
+        }
+        Ok(found)
+    }
+
+    async fn rest<T>(mut self, held: T) -> Outcome<(Found, Victim)> {
         if self.peak.is_none() {
             self.attacked()?;
         }
         let seen = self.bystander.stop().await?;
         drop(held);
         let left = self.victim.is_quiet(self.before + KEPT).await;
-        Ok(Found {
+        let found = Found {
             peak: self.peak.unwrap_or(0).saturating_sub(self.before),
             left: left.map(|left| left.saturating_sub(self.before)),
+            again: None,
             seen,
             took: self.took.unwrap_or_default(),
-        })
+        };
+        Ok((found, self.victim))
     }
 }
 
 impl Found {
     /// Whether the server is as it was.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.left.is_some_and(|left| left <= KEPT)
+        let repeated = self.again.is_some_and(|more| more <= KEPT);
+        self.left.is_some_and(|left| left <= KEPT || repeated)
     }
 }

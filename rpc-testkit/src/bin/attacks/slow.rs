@@ -173,7 +173,11 @@ pub(crate) async fn slow_sockets(size: Size, promises: &mut Promises) -> Outcome
             "sockets are dropped without the limits too",
         ),
     ];
-    let found = plain.end(()).await?;
+    let found = plain.end_or_again(async |victim: &Victim| {
+        slow(victim, &Stage::PLAIN, each).await?;
+        Ok(())
+    });
+    let found = found.await?;
     let held = off.late.len();
     let off = match off.longest {
         Some(dropped) => format!("{dropped:.1?} dropped"),

@@ -59,6 +59,15 @@ fn of(count: impl Display, most: Option<impl Display>) -> String {
     most.map_or_else(|| format!("{count}/-"), |most| format!("{count}/{most}"))
 }
 
+/// What is left, and what a second attack added to it.
+fn left(found: &Found) -> String {
+    match (found.left, found.again) {
+        (None, _) => "?".to_owned(),
+        (Some(left), None) => left.to_string(),
+        (Some(left), Some(more)) => format!("{left}+{more}"),
+    }
+}
+
 impl Row<'_> {
     /// Prints it, and each promise that it and these checks have broken.
     pub(crate) fn print(&self, found: &Found, checks: &[(bool, &str)], promises: &mut Promises) {
@@ -77,9 +86,7 @@ impl Row<'_> {
                 self.within.map(|within| within.as_millis())
             ),
             of(found.peak, self.growth),
-            found
-                .left
-                .map_or_else(|| "?".to_owned(), |left| left.to_string()),
+            left(found),
             seen.live,
             format!("{}/{}", seen.failed, seen.calls),
             seen.p99.as_secs_f64() * 1e3,
