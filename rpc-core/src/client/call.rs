@@ -1,6 +1,7 @@
 //! One call from its first attempt to its end.
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -20,9 +21,10 @@ use crate::wire::head::RequestHead;
 use crate::wire::message::{MessageDecoder, plain_message};
 use crate::{Code, Metadata, MethodKind, Status};
 
-/// What every attempt of a call shares.
-pub(crate) struct Plan {
-    pub(crate) core: Arc<Core>,
+/// What every attempt of a call shares. A stream has a hold on the core of its channel, a unary call
+/// looks at it.
+pub(crate) struct Plan<C: Deref<Target = Core> = Arc<Core>> {
+    pub(crate) core: C,
     pub(crate) head: RequestHead,
     pub(crate) deadline: Option<crate::Deadline>,
     hash_key: Option<u64>,
@@ -125,8 +127,8 @@ pub(crate) struct Halves {
     pub(crate) guard: AttemptGuard,
 }
 
-impl Plan {
-    pub(crate) fn new(core: Arc<Core>, call: ClientCall) -> Self {
+impl<C: Deref<Target = Core>> Plan<C> {
+    pub(crate) fn new(core: C, call: ClientCall) -> Self {
         core.budget.call(call.started);
         let options = call
             .options
@@ -376,7 +378,7 @@ impl Plan {
     }
 }
 
-impl Drop for Plan {
+impl<C: Deref<Target = Core>> Drop for Plan<C> {
     fn drop(&mut self) {
         if !self.reported && !self.core.observers.is_empty() {
             let status = self.annotated(Status::cancelled("the caller dropped the call"));

@@ -120,7 +120,7 @@ impl Channel {
             return Box::pin(run).await;
         }
         let deadline = call.deadline;
-        let mut plan = call::Plan::new(Arc::clone(core), call);
+        let mut plan = call::Plan::new(&**core, call);
         let outcome = match plan.unary().await {
             Ok(reply) if reply.is_heavy(method) => {
                 Box::pin(reply.decode_apart(method, deadline)).await

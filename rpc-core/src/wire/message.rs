@@ -20,8 +20,9 @@ pub(crate) fn encode<T>(
     message: &T,
     encoding: Encoding,
 ) -> Result<Bytes, Status> {
-    let mut buffer = BytesMut::new();
-    encode_into(encoder, message, encoding, &mut buffer)?;
+    let length = encoder.length.map_or(0, |length| length(message));
+    let mut buffer = BytesMut::with_capacity(PREFIX + length);
+    append(encoder, message, encoding, &mut buffer)?;
     Ok(buffer.freeze())
 }
 
@@ -32,10 +33,20 @@ pub(crate) fn encode_into<T>(
     encoding: Encoding,
     buffer: &mut BytesMut,
 ) -> Result<(), Status> {
-    let start = buffer.len();
-    let body = start + PREFIX;
     let length = encoder.length.map_or(0, |length| length(message));
     buffer.reserve(PREFIX + length);
+    append(encoder, message, encoding, buffer)
+}
+
+/// The same, where there is room for it.
+fn append<T>(
+    encoder: Encoder<T>,
+    message: &T,
+    encoding: Encoding,
+    buffer: &mut BytesMut,
+) -> Result<(), Status> {
+    let start = buffer.len();
+    let body = start + PREFIX;
     buffer.put_bytes(0, PREFIX);
     (encoder.encode)(message, buffer);
     if encoding != Encoding::Identity

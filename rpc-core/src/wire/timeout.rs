@@ -30,14 +30,27 @@ pub(crate) fn format(timeout: Duration) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Writes in the finest unit that fits in eight digits, rounded up so that a server never gives up first.
+/// What eight digits cannot say.
+const LIMIT: u64 = 100_000_000;
+
+/// Writes whole seconds and milliseconds as such, anything else in the finest unit that fits in eight
+/// digits, rounded up so that a server never gives up first.
 pub(crate) fn write(timeout: Duration, text: &mut Vec<u8>) {
+    // What was set by hand is mostly whole, and short for both sides.
+    let (seconds, rest) = (timeout.as_secs(), timeout.subsec_nanos());
+    if rest == 0 && seconds < LIMIT {
+        return write_digits(seconds, b'S', text);
+    }
+    if rest % 1_000_000 == 0 && seconds < LIMIT / 1000 {
+        let milliseconds = seconds * 1000 + u64::from(rest / 1_000_000);
+        return write_digits(milliseconds, b'm', text);
+    }
     let nanoseconds = timeout.as_nanos();
     // Wide divisions are slow, and most timeouts are far from needing them.
     if let Ok(nanoseconds) = u64::try_from(timeout.as_nanos()) {
         for (unit, letter) in [(1u64, b'n'), (1_000, b'u'), (1_000_000, b'm')] {
             let amount = nanoseconds.div_ceil(unit);
-            if amount < 100_000_000 {
+            if amount < LIMIT {
                 return write_digits(amount, letter, text);
             }
         }
@@ -52,7 +65,7 @@ pub(crate) fn write(timeout: Duration, text: &mut Vec<u8>) {
     ];
     for (unit, letter) in units {
         let amount = nanoseconds.div_ceil(unit);
-        if amount < 100_000_000 {
+        if amount < u128::from(LIMIT) {
             // Writing to a Vec cannot fail.
             let _ = write!(text, "{amount}{letter}");
             return;
@@ -112,6 +125,22 @@ mod tests {
             "\u{661}S",
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_seconds_and_milliseconds_are_short() {
+        for (duration, text) in [
+            (Duration::ZERO, "0S"),
+            (Duration::from_secs(2), "2S"),
+            (Duration::from_secs(99_999_999), "99999999S"),
+            (Duration::from_millis(200), "200m"),
+            (Duration::from_millis(99_999_999), "99999999m"),
+            (Duration::from_millis(100_000_001), "100001S"),
+            (Duration::from_micros(1_500), "1500000n"),
+            (Duration::from_nanos(1_999_999_999), "2000000u"),
+        ] {
+            assert_eq!(format(duration), text);
         }
     }
 

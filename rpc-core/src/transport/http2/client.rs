@@ -203,7 +203,7 @@ impl Connection {
         deadline: Option<Deadline>,
         now: Instant,
         cx: &mut Context<'_>,
-    ) -> Result<UnaryCall, StreamError> {
+    ) -> Result<UnaryCall<'_>, StreamError> {
         let mut state = self.shared.lock();
         let key = state.open(&self.shared, head, deadline, true, now)?;
         if let Some(call) = state.call(key) {
@@ -220,10 +220,8 @@ impl Connection {
             wake(driver);
         }
         Ok(UnaryCall {
-            half: Half {
-                shared: Arc::clone(&self.shared),
-                key,
-            },
+            shared: &self.shared,
+            key,
             done: false,
         })
     }
@@ -274,6 +272,16 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that runs under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock that the driver has to write out.
+    pub(super) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        let driver = state.take_needed_driver();
+        drop(state);
+        wake(driver);
+        result
     }
 
     /// Writes without the driver, or wakes it.
@@ -554,19 +562,20 @@ impl Call {
 }
 
 /// A unary call that is under way. Dropping it cancels the call.
-pub(crate) struct UnaryCall {
-    half: Half,
+pub(crate) struct UnaryCall<'a> {
+    shared: &'a Shared,
+    key: StreamKey,
     done: bool,
 }
 
-impl UnaryCall {
+impl UnaryCall<'_> {
     /// The whole response.
     pub(crate) fn poll_reply(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<WholeReply, StreamError>> {
-        let key = self.half.key;
-        let mut state = self.half.shared.lock();
+        let key = self.key;
+        let mut state = self.shared.lock();
         let Some(call) = state.call(key) else {
             return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
         };
@@ -598,10 +607,10 @@ impl UnaryCall {
     }
 }
 
-impl Drop for UnaryCall {
+impl Drop for UnaryCall<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.half.act(|state| state.let_go(self.half.key));
+            self.shared.act(|state| state.let_go(self.key));
         }
     }
 }

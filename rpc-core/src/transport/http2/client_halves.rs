@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use rpc_http2::{ErrorCode, StreamKey};
 
-use super::client::{Shared, State, payload, wake};
+use super::client::{Shared, payload, wake};
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -18,19 +18,9 @@ pub(super) struct Half {
 }
 
 impl Half {
-    /// Does something under the lock that the driver has to write out.
-    pub(super) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.shared.lock();
-        let result = act(&mut state);
-        let driver = state.take_needed_driver();
-        drop(state);
-        wake(driver);
-        result
-    }
-
     /// One of the two halves of a streaming call is gone.
     fn leave(&self, early: bool) {
-        self.act(|state| {
+        self.shared.act(|state| {
             let Some(call) = state.call(self.key) else {
                 return;
             };
@@ -119,7 +109,7 @@ impl SendHalf for Sender {
     fn reset(&mut self, code: ErrorCode) {
         self.ended = true;
         let key = self.half.key;
-        self.half.act(|state| state.reset(key, code));
+        self.half.shared.act(|state| state.reset(key, code));
     }
 }
 

@@ -60,7 +60,8 @@ impl Wheel {
             self.nodes.resize(index + 1, FREE);
         }
         let after = deadline.saturating_duration_since(self.start);
-        let tick = (after.as_micros() as u64).div_ceil(1000);
+        let part = u64::from(after.subsec_nanos().div_ceil(1_000_000));
+        let tick = after.as_secs().saturating_mul(1000).saturating_add(part);
         self.nodes[index].tick = tick.max(self.now + 1);
         self.link(index as u32);
     }
