@@ -71,9 +71,10 @@ pub enum MetadataValue<'a> {
 /// # Ok::<(), rpc_core::MetadataError>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Metadata(Option<Box<Parts>>);
+pub struct Metadata(Option<Arc<Parts>>);
 
-/// What is in a map; most have nothing, and then are one pointer to nothing.
+/// What is in a map; most have nothing, and then are one pointer to nothing. Clones share it until one
+/// of them is changed.
 #[derive(Clone, Default)]
 struct Parts {
     /// Fields that come before the others and that many maps share.
@@ -103,9 +104,10 @@ impl Metadata {
         Self(None)
     }
 
-    /// Makes clones cheap: they share what is here now.
+    /// Makes clones that are added to cheap: they go on sharing what is here now.
     pub(crate) fn share(&mut self) {
         if let Some(parts) = &mut self.0 {
+            let parts = Arc::make_mut(parts);
             let mut all = std::mem::take(parts.all_own());
             all.shrink();
             parts.shared = Some(Arc::new(all));
@@ -114,7 +116,7 @@ impl Metadata {
 
     /// The entries that are not shared, to add some.
     fn own(&mut self) -> &mut Entries {
-        &mut self.0.get_or_insert_default().own
+        &mut Arc::make_mut(self.0.get_or_insert_default()).own
     }
 
     /// Sets a text value, in place of all earlier values of the key.
@@ -201,7 +203,7 @@ impl Metadata {
         let key = lower_case(key);
         match &mut self.0 {
             Some(parts) if parts.has(&key) => {
-                let all = parts.all_own();
+                let all = Arc::make_mut(parts).all_own();
                 let others = all.without(&key);
                 let before = std::mem::replace(all, others);
                 before.len().saturating_sub(all.len())
@@ -241,13 +243,15 @@ impl Metadata {
     }
 
     /// Adds the fields of another behind these.
-    pub(crate) fn extend(&mut self, mut other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
             return;
         }
-        if let Some(parts) = &mut other.0 {
-            self.own().append(parts.all_own());
+        if let Some(Parts { shared, own }) = other.0.as_deref() {
+            let all = self.own();
+            shared.iter().for_each(|shared| all.append(shared));
+            all.append(own);
         }
     }
 
