@@ -143,6 +143,12 @@ impl Encoder {
     /// the beginning again, and what is another each time last. Fields of one name stay in order.
     /// Pseudo-header fields belong into a template.
     pub fn rest(&mut self, fields: &Fields, out: &mut Vec<u8>) {
+        // Most calls have a deadline and nothing else.
+        if fields.len() == 1
+            && let Some((TIMEOUT, value)) = fields.get(0)
+        {
+            return self.volatile(TIMEOUT, value, out);
+        }
         let mut later = std::mem::take(&mut self.later);
         let mut known = 0;
         for (place, (name, value)) in fields.iter().enumerate() {

@@ -93,6 +93,9 @@ pub(crate) fn bounded(message: &str) -> &str {
 }
 
 pub(crate) fn push_metadata(fields: &mut List, metadata: &Metadata) {
+    if metadata.is_empty() {
+        return;
+    }
     for (key, value) in metadata.iter() {
         match value {
             MetadataValue::Text(text) => fields.push(key, text),
