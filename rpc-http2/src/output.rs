@@ -165,7 +165,26 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::{Config, Connection, Role};
+
+    #[test]
+    fn a_connection_gives_back_memory_for_much_when_it_has_little_to_say() {
+        let now = Instant::now();
+        let mut connection = Connection::new(Role::Client, Config::default(), now);
+        let mut much = Output::default();
+        much.put(&[7; 4 * KEPT]);
+        much.advance(4 * KEPT);
+        // Its preface for what was written; the memory of that is what it fills next.
+        connection.take_output(&mut much, now);
+        assert!(!much.is_empty());
+        connection.shut_down(now);
+        let mut next = Output::default();
+        connection.take_output(&mut next, now);
+        assert!(next.small.capacity() <= KEPT, "{}", next.small.capacity());
+    }
 
     #[test]
     fn pieces_leave_in_order_however_they_are_taken() {

@@ -187,7 +187,8 @@ impl Unpacking {
     }
 }
 
-#[cfg(all(test, feature = "gzip"))]
+#[cfg(test)]
+#[cfg(feature = "gzip")]
 mod tests {
     use super::*;
     use crate::Code;

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::encoding::{DecodeContext, WireType};
 use rpc_core::server::Service;
 use rpc_core::{Channel, Code, Codec, DecodeError, Method, Request, Response, Server, Status};
 use rpc_testkit::{Running, run};
@@ -117,6 +118,57 @@ async fn large_messages_are_decoded_apart_in_every_kind_of_call() {
         {
             assert_eq!(echoed.unwrap(), message, "kind {kind}, {size} octets");
         }
+    }
+}
+
+/// So many elements of two octets each, which know where they must not be decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Many(usize);
+
+impl prost::Message for Many {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        (0..self.0).for_each(|_| buffer.put_slice(&[8, 1]));
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        kind: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        self.0 += 1;
+        if self.0 * 2 >= LARGE && SERVES.get() {
+            panic!("many elements were decoded where calls run");
+        }
+        prost::encoding::skip_field(kind, tag, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0 * 2
+    }
+
+    fn clear(&mut self) {
+        self.0 = 0;
+    }
+}
+
+#[tokio::test]
+async fn many_elements_of_a_prost_message_are_decoded_apart() {
+    const MANY: Method<Many, Many> = Method::unary_prost("/demo.Many/Unary");
+    SERVES.set(true);
+    let state = Arc::new(());
+    let service =
+        Service::new("demo.Many").unary(&MANY, &state, |_, request: Request<Many>| async move {
+            Ok(Response::new(request.into_inner()))
+        });
+    let server = Server::builder().add_service(service);
+    let server = run(server.bind("127.0.0.1:0").await.unwrap());
+    let channel = Channel::connect(&server.uri).await.unwrap();
+    // So often that calls run in place.
+    for count in [10, LARGE].repeat(40) {
+        let answer = channel.unary(&MANY, Request::new(Many(count))).await;
+        assert_eq!(answer.unwrap().into_inner(), Many(count));
     }
 }
 

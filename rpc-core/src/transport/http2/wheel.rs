@@ -182,6 +182,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_deadline_is_not_due_a_nanosecond_before() {
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(1);
+        for early in [Duration::ZERO, Duration::from_nanos(1)] {
+            let mut wheel = Wheel::new(start);
+            wheel.set(3, deadline + early);
+            let mut due = Vec::new();
+            wheel.expire(deadline, |index| due.push(index));
+            assert_eq!(due.is_empty(), !early.is_zero(), "{early:?} early");
+            wheel.expire(start + Duration::from_millis(2), |index| due.push(index));
+            assert_eq!(due, [3]);
+        }
+    }
+
+    #[test]
     fn deadlines_come_due_in_time_and_in_order() {
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..200 {
