@@ -32,8 +32,14 @@ pub struct Limits {
     pub header_time: Duration,
     /// How long the peer may take for its preface and SETTINGS; 10 s.
     pub handshake_time: Duration,
-    /// Streams that the peer resets within a second and before it was answered; 1,000 in 10 s, when
-    /// that is at least half of all its streams.
+    /// Streams that the peer resets within a second and before it was answered: so many at once, which
+    /// may come again after so long; 1,000 and 0.5 s, which is 2,000 a second for as long as it likes.
+    ///
+    /// What counts is what they cost and what is under way, not which share of the calls they are: of
+    /// a proxy whose server hangs they are all. A stream that is reset at once costs what a call costs
+    /// and took no place from its peer's other streams. One that has lived for longer than 10 ms counts
+    /// for less, a tenth at 100 ms: it has held one of the peer's places so long, so that there can
+    /// be few of them ([`Config::max_streams`] divided by their time).
     pub early_resets: Option<Rate>,
     /// Streams that this side had to reset because of what the peer did on them; 200 in 30 s.
     pub caused_resets: Option<Rate>,
@@ -41,6 +47,8 @@ pub struct Limits {
     pub unsent_answers: Option<u32>,
     /// Frames that carry nothing; 20,000 in 10 s.
     pub idle_frames: Option<Rate>,
+    /// The entries of one SETTINGS frame; 64, and a peer has reason for a dozen.
+    pub settings: Option<usize>,
     /// Empty DATA frames one after the other on one connection; 100.
     pub empty_data: Option<u32>,
     /// How long a stream with something to send may make no progress to speak of (1 KiB/s); 60 s.
@@ -56,7 +64,7 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(10),
             early_resets: Some(Rate {
                 events: 1000,
-                per: Duration::from_secs(10),
+                per: Duration::from_millis(500),
             }),
             caused_resets: Some(Rate {
                 events: 200,
@@ -67,6 +75,7 @@ impl Default for Limits {
                 events: 20_000,
                 per: Duration::from_secs(10),
             }),
+            settings: Some(64),
             empty_data: Some(100),
             stall: Some(Duration::from_secs(60)),
         }

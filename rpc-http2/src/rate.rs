@@ -22,8 +22,7 @@ impl RateCounter {
         self.total() >= rate.events
     }
 
-    /// Counts an event of which there may be any number.
-    pub(crate) fn add(&mut self, rate: Rate, since_start: Duration) {
+    fn add(&mut self, rate: Rate, since_start: Duration) {
         self.advance(rate.per, since_start);
         let place = self.now.checked_rem(PARTS).unwrap_or(0) as usize;
         if let Some((part, count)) = self.counts.get_mut(place) {
@@ -35,7 +34,7 @@ impl RateCounter {
     }
 
     /// How many there were in the time before the last look.
-    pub(crate) fn total(&self) -> u32 {
+    fn total(&self) -> u32 {
         self.counts
             .iter()
             .filter(|(part, _)| self.now.saturating_sub(*part) < PARTS)
@@ -43,7 +42,7 @@ impl RateCounter {
     }
 
     /// Looks at the time.
-    pub(crate) fn advance(&mut self, per: Duration, since_start: Duration) {
+    fn advance(&mut self, per: Duration, since_start: Duration) {
         let part = (per.as_millis() as u64)
             .checked_div(u64::from(PARTS))
             .unwrap_or(0)
@@ -52,6 +51,36 @@ impl RateCounter {
             .checked_div(part)
             .unwrap_or(0);
         self.now = self.now.max(now as u32);
+    }
+}
+
+/// What is taken away for an event that counts in full, so that others can count for a part.
+pub(crate) const WHOLE: u64 = 1_000_000;
+
+/// Lets so many events through at once, and as many again in each period after that.
+#[derive(Debug, Default)]
+pub(crate) struct TokenBucket {
+    /// What is missing from a full bucket, in parts of [`WHOLE`].
+    missing: u64,
+    /// When it was looked at.
+    seen: Duration,
+}
+
+impl TokenBucket {
+    /// Takes out what an event counts for, so long after the beginning; false when there was not as
+    /// much.
+    pub(crate) fn take(&mut self, rate: Rate, counts: u64, since_start: Duration) -> bool {
+        let passed = since_start.saturating_sub(self.seen);
+        self.seen = self.seen.max(since_start);
+        let capacity = u64::from(rate.events).saturating_mul(WHOLE);
+        let per = rate.per.as_nanos().max(1);
+        let back = passed.as_nanos().saturating_mul(u128::from(capacity));
+        let back = back.checked_div(per).unwrap_or(0);
+        self.missing = self
+            .missing
+            .saturating_sub(u64::try_from(back).unwrap_or(u64::MAX))
+            .saturating_add(counts);
+        self.missing < capacity
     }
 }
 
@@ -114,5 +143,23 @@ mod tests {
         }
         assert!(!counter.count(RATE, Duration::from_secs(12)));
         assert_eq!(counter.total(), 1);
+    }
+    /// 100 at once, and 10 a second.
+    #[test]
+    fn a_bucket_gives_what_it_holds_and_then_what_comes_back() {
+        let ms = Duration::from_millis;
+        let mut bucket = TokenBucket::default();
+        let at_once = (0..1000).take_while(|_| bucket.take(RATE, WHOLE, ms(5)));
+        assert_eq!(at_once.count(), 99);
+        let mut bucket = TokenBucket::default();
+        assert!((0..10_000).all(|event| bucket.take(RATE, WHOLE, ms(event * 100))));
+        assert!((0..99).all(|_| bucket.take(RATE, WHOLE, ms(2_000_000))));
+        // A tenth of the weight at ten times the rate.
+        let mut bucket = TokenBucket::default();
+        assert!((0..100_000).all(|event| bucket.take(RATE, WHOLE / 10, ms(event * 10))));
+        // Twice the rate is too much for ever, however long it takes.
+        let mut bucket = TokenBucket::default();
+        let taken = (0..10_000).take_while(|event| bucket.take(RATE, WHOLE, ms(event * 50)));
+        assert_eq!(taken.count(), 198);
     }
 }

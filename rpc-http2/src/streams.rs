@@ -26,6 +26,8 @@ impl StreamKey {
 
 /// From so many streams on, memory for them grows by a quarter.
 const MANY: usize = 1024;
+/// Memory for so many streams is kept.
+const KEPT: usize = 64;
 /// Small pieces are joined up to this size.
 const JOINED: usize = 16 * 1024;
 
@@ -42,10 +44,13 @@ pub(crate) enum End {
 }
 
 /// A head that waits until the peer allows another stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct QueuedHead {
     pub(crate) template: Template,
     pub(crate) rest: Fields,
+    /// Its neighbours among those that wait.
+    pub(crate) before: Option<StreamKey>,
+    pub(crate) behind: Option<StreamKey>,
 }
 
 /// One stream.
@@ -226,6 +231,8 @@ pub(crate) struct Streams {
     ids: Ids,
     used: usize,
     generation: u32,
+    /// How many streams have to end before all places are looked at again.
+    pause: usize,
 }
 
 impl Streams {
@@ -241,7 +248,7 @@ impl Streams {
         // 0 is a slot that is free.
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         let generation = self.generation;
-        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let index = self.free_place();
         if id != 0 {
             self.ids.insert(id, index, self.used);
         }
@@ -263,6 +270,18 @@ impl Streams {
         (StreamKey { index, generation }, stream)
     }
 
+    #[inline]
+    fn free_place(&mut self) -> u32 {
+        while let Some(index) = self.free.pop() {
+            // Some that were free are forgotten, or were and are used again.
+            let slot = self.slots.get(index as usize);
+            if slot.is_some_and(|slot| slot.generation == 0) {
+                return index;
+            }
+        }
+        self.slots.len() as u32
+    }
+
     /// Gives a stream that has waited its identifier.
     pub(crate) fn set_id(&mut self, key: StreamKey, id: u32) {
         let used = self.used;
@@ -272,9 +291,10 @@ impl Streams {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: StreamKey) {
+    /// Removes a stream; true when memory was given back since many have ended.
+    pub(crate) fn remove(&mut self, key: StreamKey) -> bool {
         let Some(stream) = self.get_mut(key) else {
-            return;
+            return false;
         };
         let id = stream.id;
         stream.make_new();
@@ -282,14 +302,56 @@ impl Streams {
             self.ids.remove(id);
         }
         self.used = self.used.saturating_sub(1);
-        if self.used == 0 && self.slots.len() > 64 {
+        self.free.push(key.index);
+        self.pause = self.pause.saturating_sub(1);
+        self.slots.len() > KEPT && self.used < self.slots.len() / 4 && self.shrink()
+    }
+
+    /// Of many streams few are left: forgets the places behind the last one, and gives their memory
+    /// back when that is most of it. A stream that goes on keeps the places below its own.
+    ///
+    /// Each place is forgotten once, and looking at all of them waits until a quarter as many streams
+    /// have ended.
+    fn shrink(&mut self) -> bool {
+        if self.used == 0 {
             *self = Self {
                 generation: self.generation,
                 ..Self::default()
             };
-        } else {
-            self.free.push(key.index);
+            return true;
         }
+        while self.slots.last().is_some_and(|slot| slot.generation == 0) {
+            self.slots.pop();
+        }
+        let kept = self.slots.len().max(KEPT);
+        let gives_back = self.slots.capacity() / 4 > kept;
+        if gives_back {
+            self.slots.shrink_to(kept);
+        }
+        if gives_back || self.pause == 0 {
+            self.pause = kept / 4;
+            self.ids.shrink(self.used);
+            self.sort_free();
+        }
+        gives_back
+    }
+
+    /// Has new streams come to the lowest places, so that those above get free.
+    fn sort_free(&mut self) {
+        let slots = &self.slots;
+        let is_free = |index: &u32| {
+            let slot = slots.get(*index as usize);
+            slot.is_some_and(|slot| slot.generation == 0)
+        };
+        let indices = (0..slots.len() as u32).rev();
+        self.free.clear();
+        self.free.extend(indices.filter(is_free));
+        self.free.shrink_to(KEPT);
+    }
+
+    /// How many places there are: all indices are below.
+    pub(crate) fn places(&self) -> usize {
+        self.slots.len()
     }
 
     #[inline]
@@ -356,6 +418,18 @@ impl Ids {
         if used.saturating_mul(2) > self.places.len() {
             self.grow(used);
         }
+        self.put(id, index);
+    }
+
+    fn grow(&mut self, used: usize) {
+        let length = used.saturating_mul(2).max(8).next_power_of_two();
+        let before = std::mem::replace(&mut self.places, vec![(0, 0); length]);
+        for (id, index) in before.into_iter().filter(|(id, _)| *id != 0) {
+            self.put(id, index);
+        }
+    }
+
+    fn put(&mut self, id: u32, index: u32) {
         let place = self.place(id);
         if let Some(entry) = self.places.get_mut(place) {
             let (before, at) = std::mem::replace(entry, (id, index));
@@ -365,16 +439,10 @@ impl Ids {
         }
     }
 
-    fn grow(&mut self, used: usize) {
-        let length = used.saturating_mul(2).max(8).next_power_of_two();
-        let before = std::mem::replace(&mut self.places, vec![(0, 0); length]);
-        for (id, index) in before {
-            let place = self.place(id);
-            match self.places.get_mut(place) {
-                Some(entry) if id != 0 => *entry = (id, index),
-                _ => {}
-            }
-        }
+    /// Makes the tables as small as they can be for so many.
+    fn shrink(&mut self, used: usize) {
+        self.grow(used);
+        self.old.shrink_to_fit();
     }
 
     fn remove(&mut self, id: u32) {
@@ -446,6 +514,45 @@ mod tests {
             streams.remove(key);
         }
         assert_eq!(streams.len(), 0);
-        assert!(streams.ids.places.is_empty() && streams.ids.old.is_empty());
+        assert!(streams.ids.old.is_empty());
+        assert!(streams.slots.len() <= KEPT && streams.ids.places.len() <= 4 * KEPT);
+    }
+
+    /// Whatever is left of a crowd, and wherever it is, memory follows it soon.
+    #[test]
+    fn memory_for_many_streams_is_given_back_while_some_go_on() {
+        const CROWD: u32 = 20_000;
+        for stays in [0, CROWD / 2, CROWD - 1] {
+            let mut streams = Streams::default();
+            let mut id = 1;
+            let mut open = |streams: &mut Streams| {
+                id += 2;
+                streams.insert(id).0
+            };
+            let mut crowd: Vec<StreamKey> = (0..CROWD).map(|_| open(&mut streams)).collect();
+            let long = crowd.remove(stays as usize);
+            let mut looks = 0;
+            for key in crowd {
+                looks += u32::from(streams.remove(key));
+            }
+            // Halving again and again is all the work there is.
+            assert!(looks <= 20, "{looks}");
+            for _ in 0..CROWD {
+                let key = open(&mut streams);
+                streams.remove(key);
+            }
+            let id = streams.get(long).expect("it is still open").id;
+            assert_eq!(streams.find(id), Some(long));
+            let places = streams.places();
+            assert!(places <= KEPT.max(long.index() + 1), "{places}");
+            assert!(streams.ids.places.len() + streams.ids.old.len() <= 64);
+            streams.remove(long);
+            for _ in 0..CROWD {
+                let key = open(&mut streams);
+                streams.remove(key);
+            }
+            assert!(streams.places() <= KEPT && streams.free.len() <= KEPT);
+            assert!(streams.slots.capacity() <= KEPT, "{stays}");
+        }
     }
 }

@@ -63,9 +63,6 @@ impl Connection {
         }
         self.last_peer_id = id;
         let started = self.clock.since(now);
-        if let Some(rate) = self.config.limits.early_resets {
-            self.opened.add(rate, started);
-        }
         if self.streams.len() >= self.config.max_streams as usize {
             // Section 5.1.2; before it knows the limit, an honest client may open more.
             self.put_reset(id, ErrorCode::REFUSED_STREAM);
@@ -161,7 +158,7 @@ impl Connection {
 
     /// Opens streams that have waited for the peer's limit.
     pub(super) fn open_waiting(&mut self) {
-        while let Some(key) = self.waiting.front().copied() {
+        while let Some(key) = self.waiting.first() {
             let open = self.streams.len().saturating_sub(self.waiting.len());
             if open >= self.peer.max_streams as usize || self.peer_last.is_some() {
                 return;
@@ -171,7 +168,7 @@ impl Connection {
                 self.refuse_above(frame::LARGEST_WINDOW);
                 break;
             }
-            self.waiting.pop_front();
+            self.waiting.remove(&mut self.streams, key);
             let Some(head) = self
                 .streams
                 .get_mut(key)

@@ -7,6 +7,7 @@ mod receive;
 mod send;
 mod settings;
 mod timers;
+mod waiting;
 mod windows;
 
 use std::collections::VecDeque;
@@ -17,13 +18,17 @@ use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::{Block, Decoder, Encoder};
 use crate::output::Output;
-use crate::rate::{Clock, RateCounter};
+use crate::rate::{Clock, RateCounter, TokenBucket};
 use crate::streams::{End, StreamKey, Streams};
 
 use ignored::Ignored;
 pub use send::Payload;
 use settings::PeerSettings;
 use timers::{Drain, Growth};
+use waiting::Waiting;
+
+/// Lists of streams keep memory for so many.
+const KEPT: usize = 64;
 
 /// What has happened on a connection: heads are in its memory, data is in what was read.
 #[derive(Debug)]
@@ -160,7 +165,7 @@ pub struct Connection {
     next_id: u32,
     ignored: Ignored,
     /// Streams that wait for the peer's limit.
-    waiting: VecDeque<StreamKey>,
+    waiting: Waiting,
 
     peer: PeerSettings,
     encoder: Encoder,
@@ -175,6 +180,8 @@ pub struct Connection {
     roomy: Vec<StreamKey>,
     /// Users that wait for room of the connection.
     crowded: Vec<StreamKey>,
+    /// Streams that are over and may still be in one of these lists.
+    left_behind: usize,
 
     drain: Drain,
     /// The last stream that the peer said it would look at.
@@ -184,8 +191,9 @@ pub struct Connection {
     /// Heads or data have gone either way since the last PING of the peer.
     exchanged: bool,
     idle_frames: RateCounter,
-    early_resets: RateCounter,
-    opened: RateCounter,
+    early_resets: TokenBucket,
+    /// How many resets may come for streams that have ended.
+    late_resets: u32,
     caused_resets: RateCounter,
     stall_check: Option<Instant>,
 }
@@ -221,7 +229,7 @@ impl Connection {
             last_peer_id: 0,
             next_id: 1,
             ignored: Ignored::default(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             peer: PeerSettings::default(),
             encoder: Encoder::default(),
             output: Output::default(),
@@ -231,14 +239,15 @@ impl Connection {
             buffered: 0,
             roomy: Vec::new(),
             crowded: Vec::new(),
+            left_behind: 0,
             drain: Drain::No,
             peer_last: None,
             unsent_answers: 0,
             empty_data: 0,
             exchanged: false,
             idle_frames: RateCounter::default(),
-            early_resets: RateCounter::default(),
-            opened: RateCounter::default(),
+            early_resets: TokenBucket::default(),
+            late_resets: 0,
             caused_resets: RateCounter::default(),
             stall_check: None,
         };
@@ -297,7 +306,7 @@ impl Connection {
         stream.flags.held = false;
         if stream.head.is_some() {
             // Nothing was sent, so there is nothing to end.
-            self.waiting.retain(|other| *other != key);
+            self.waiting.remove(&mut self.streams, key);
             self.forget(key);
             return;
         }
@@ -320,7 +329,7 @@ impl Connection {
         };
         if stream.head.is_some() {
             // Nothing was sent, so there is nothing to end; its user still holds it.
-            self.waiting.retain(|other| *other != key);
+            self.waiting.remove(&mut self.streams, key);
             self.drop_queue(key);
             if let Some(stream) = self.streams.get_mut(key) {
                 stream.head = None;
@@ -395,10 +404,49 @@ impl Connection {
         self.drop_queue(key);
         if let Some(stream) = self.streams.get_mut(key) {
             let unconsumed = std::mem::take(&mut stream.unconsumed);
+            if stream.flags.ready || stream.flags.crowded {
+                self.count_left_behind();
+            }
             self.return_connection_window(unconsumed);
         }
-        self.streams.remove(key);
+        self.late_resets = self.late_resets.saturating_add(1).min(receive::LATE_RESETS);
+        if self.streams.remove(key) {
+            self.shrink();
+        }
         self.open_waiting();
+    }
+
+    /// A stream that is over is still in a list of those that can send, or want to. They leave it when
+    /// it is their turn, which may never come as long as the peer gives no window.
+    fn count_left_behind(&mut self) {
+        self.left_behind = self.left_behind.saturating_add(1);
+        let listed = self.sendable.len().saturating_add(self.crowded.len());
+        if self.left_behind > KEPT && self.left_behind > listed / 2 {
+            self.left_behind = 0;
+            self.drop_left_behind();
+        }
+    }
+
+    fn drop_left_behind(&mut self) {
+        let streams = &self.streams;
+        self.sendable.retain(|key| streams.get(*key).is_some());
+        self.crowded.retain(|key| streams.get(*key).is_some());
+    }
+
+    /// Many streams have ended: gives back the memory of lists that had an entry for each.
+    fn shrink(&mut self) {
+        self.drop_left_behind();
+        self.sendable.shrink_to(KEPT);
+        self.crowded.shrink_to(KEPT);
+        self.roomy.shrink_to(KEPT);
+        self.notices.shrink_to(KEPT);
+    }
+
+    /// How many places there are for streams: the [index](StreamKey::index) of each is below. When
+    /// many streams have ended it gets less, and so can a table of the user's that has as many.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.streams.places()
     }
 
     /// The peer did on a stream what it may not do: resets the stream.

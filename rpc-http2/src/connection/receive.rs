@@ -7,10 +7,16 @@ use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::Decoded;
+use crate::rate::WHOLE;
 use crate::streams::StreamKey;
 
 /// A reset this soon after the beginning of a stream, and before an answer, is an early one.
 const EARLY_MS: u32 = 1000;
+/// An early reset after a longer time than this counts for less, in proportion: the limit of streams
+/// bounds how many of them there can be.
+const INSTANT_MS: u32 = 10;
+/// The most resets that may come too late, for streams that have ended, without being counted.
+pub(super) const LATE_RESETS: u32 = 10_000;
 
 /// What came of one step.
 pub(super) enum Step<'a> {
@@ -362,7 +368,14 @@ impl Connection {
                     "RST_STREAM on a stream that is idle",
                 ));
             }
-            _ => return self.count_idle(now),
+            // The caller has given up while its answer was on the way: once for each stream.
+            _ => match self.late_resets.checked_sub(1) {
+                Some(left) => {
+                    self.late_resets = left;
+                    return Ok(());
+                }
+                None => return self.count_idle(now),
+            },
         };
         let age = self.clock.since(now).as_millis() as u32;
         let Some(stream) = self.streams.get(key) else {
@@ -372,7 +385,8 @@ impl Connection {
             return self.count_idle(now);
         }
         let flags = stream.flags;
-        let early = age.saturating_sub(stream.opened_at) < EARLY_MS && !flags.head_sent;
+        let age = age.saturating_sub(stream.opened_at);
+        let early = age < EARLY_MS && !flags.head_sent;
         self.drop_queue(key);
         self.mark_reset(key);
         if flags.held && !(self.role == Role::Client && flags.recv_closed) {
@@ -388,19 +402,22 @@ impl Connection {
         }
         self.remove_if_over(key);
         if early && self.role == Role::Server {
-            self.count_early_reset(now)?;
+            self.count_early_reset(age, now)?;
         }
         Ok(())
     }
 
-    fn count_early_reset(&mut self, now: Instant) -> Result<(), ConnectionError> {
+    /// Counts a stream that was reset at this age before it was answered.
+    fn count_early_reset(&mut self, age: u32, now: Instant) -> Result<(), ConnectionError> {
         let Some(rate) = self.config.limits.early_resets else {
             return Ok(());
         };
+        let counts = WHOLE
+            .saturating_mul(u64::from(INSTANT_MS))
+            .checked_div(u64::from(age.max(INSTANT_MS)))
+            .unwrap_or(WHOLE);
         let since_start = self.clock.since(now);
-        let many = self.early_resets.count(rate, since_start);
-        self.opened.advance(rate.per, since_start);
-        if many && self.early_resets.total() >= self.opened.total() / 2 {
+        if !self.early_resets.take(rate, counts, since_start) {
             return Err(ConnectionError::calm(
                 "too many streams are reset as soon as they are opened",
             ));
@@ -458,7 +475,11 @@ impl Connection {
 
     /// Streams that the peer will not look at are over.
     pub(super) fn refuse_above(&mut self, last: u32) {
-        let mut refused: Vec<StreamKey> = self.waiting.drain(..).collect();
+        let mut refused = Vec::new();
+        while let Some(key) = self.waiting.first() {
+            self.waiting.remove(&mut self.streams, key);
+            refused.push(key);
+        }
         self.streams.for_each_open(|key, stream| {
             if stream.id > last && !stream.flags.reset {
                 refused.push(key);

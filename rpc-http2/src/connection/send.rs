@@ -66,8 +66,10 @@ impl Connection {
             stream.head = Some(Box::new(QueuedHead {
                 template: head.clone(),
                 rest: rest.clone(),
+                before: None,
+                behind: None,
             }));
-            self.waiting.push_back(key);
+            self.waiting.push(&mut self.streams, key);
             return Some(key);
         }
         self.next_id = self.next_id.saturating_add(2);

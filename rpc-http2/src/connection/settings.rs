@@ -26,6 +26,9 @@ impl Default for PeerSettings {
     }
 }
 
+/// A change of the windows of so many streams counts as one more frame that carries nothing.
+const STREAMS_OF_ONE: usize = 256;
+
 impl Connection {
     /// The preface of this side (section 3.4) and its windows.
     pub(super) fn greet(&mut self) {
@@ -94,10 +97,24 @@ impl Connection {
                 "the length of SETTINGS is no multiple of 6",
             ));
         }
+        if let Some(most) = self.config.limits.settings
+            && settings.len() > most
+        {
+            return Err(ConnectionError::calm("SETTINGS has too many entries"));
+        }
+        let mut windows = None;
         for [i0, i1, v0, v1, v2, v3] in settings {
             let identifier = u16::from_be_bytes([*i0, *i1]);
             let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
-            self.apply_setting(identifier, value)?;
+            if identifier == setting::INITIAL_WINDOW_SIZE {
+                let (largest, _) = windows.unwrap_or((0, 0));
+                windows = Some((value.max(largest), value));
+            } else {
+                self.apply_setting(identifier, value)?;
+            }
+        }
+        if let Some((largest, last)) = windows {
+            self.change_initial_window(largest, last, now)?;
         }
         self.open_frame = None;
         let ack = FrameHeader {
@@ -128,15 +145,6 @@ impl Connection {
                 ));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
-            setting::INITIAL_WINDOW_SIZE => {
-                if value > frame::LARGEST_WINDOW {
-                    return Err(ConnectionError::new(
-                        ErrorCode::FLOW_CONTROL_ERROR,
-                        "INITIAL_WINDOW_SIZE is above 2^31-1",
-                    ));
-                }
-                self.change_initial_window(value)?;
-            }
             setting::MAX_FRAME_SIZE => {
                 if !(frame::DEFAULT_MAX_FRAME..=frame::LARGEST_MAX_FRAME).contains(&value) {
                     return Err(ConnectionError::protocol(
@@ -153,14 +161,39 @@ impl Connection {
     }
 
     /// Section 6.9.2: the windows of all streams change by the difference.
-    fn change_initial_window(&mut self, value: u32) -> Result<(), ConnectionError> {
-        let difference = i64::from(value).saturating_sub(i64::from(self.peer.initial_window));
-        self.peer.initial_window = value;
+    ///
+    /// Section 6.5.3 has the values of one frame take effect in their order, with nothing between
+    /// them: of several, the last one is what the windows become, and the largest says whether one of
+    /// them was above what it may be on the way.
+    fn change_initial_window(
+        &mut self,
+        largest: u32,
+        last: u32,
+        now: Instant,
+    ) -> Result<(), ConnectionError> {
+        if largest > frame::LARGEST_WINDOW {
+            return Err(ConnectionError::new(
+                ErrorCode::FLOW_CONTROL_ERROR,
+                "INITIAL_WINDOW_SIZE is above 2^31-1",
+            ));
+        }
+        let before = i64::from(self.peer.initial_window);
+        let difference = i64::from(last).saturating_sub(before);
+        let highest = i64::from(largest).saturating_sub(before);
+        if difference == 0 && highest <= 0 {
+            return Ok(());
+        }
+        self.peer.initial_window = last;
+        // It costs as much as there are streams, and so does the right to it.
+        for _ in 0..self.streams.places() / STREAMS_OF_ONE {
+            self.count_idle(now)?;
+        }
         let mut overflow = false;
         let sendable = &mut self.sendable;
         self.streams.for_each_open(|key, stream| {
+            let most = stream.send_window.saturating_add(highest);
             stream.send_window = stream.send_window.saturating_add(difference);
-            overflow |= stream.send_window > i64::from(frame::LARGEST_WINDOW);
+            overflow |= most.max(stream.send_window) > i64::from(frame::LARGEST_WINDOW);
             if stream.send_window > 0 && !stream.is_drained() && !stream.flags.ready {
                 stream.flags.ready = true;
                 sendable.push_back(key);

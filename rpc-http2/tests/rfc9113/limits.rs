@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use rpc_http2::frame::{PREFACE, flag, kind};
+use rpc_http2::frame::{PREFACE, flag, kind, setting};
 use rpc_http2::hpack::{Block, Decoder};
-use rpc_http2::{Config, ErrorCode, Limits, Role};
+use rpc_http2::{Config, ErrorCode, Limits, Payload, Role};
 
 use crate::support::*;
 
@@ -42,10 +42,11 @@ fn rapid_reset(peer: &mut Peer, stream: u32) {
 fn early_resets() {
     let (peer, acts) = repeat(config(|_| {}), 5_000, rapid_reset);
     assert_eq!((peer.calmed(), acts), (true, 1_000));
-    // One stream in four, which is less than half.
+    // One stream in four, at 1,000 a second.
     let (mut peer, acts) = repeat(config(|_| {}), 20_000, |peer, stream| {
         peer.feed(&headers(stream, &REQUEST, true));
         if stream % 8 == 1 {
+            peer.now += Duration::from_millis(1);
             peer.feed(&reset(stream, 8));
         } else {
             let last = peer.keys.len() - 1;
@@ -324,13 +325,9 @@ fn any_number_of_fields_takes_no_more_than_the_limit() {
 
 #[test]
 fn stalled_streams() {
-    use rpc_http2::Payload;
     let attack = |limits: fn(&mut Limits), drip: u32| {
         let mut peer = Peer::ready(Role::Server, config(limits));
-        peer.feed(&settings(&[(
-            rpc_http2::frame::setting::INITIAL_WINDOW_SIZE,
-            0,
-        )]));
+        peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]));
         peer.feed(&headers(1, &REQUEST, true));
         peer.respond(0, false);
         peer.machine
@@ -360,4 +357,242 @@ fn stalled_streams() {
     assert_eq!(attack(|limits| limits.stall = None, 1), None);
     // 1.5 KiB a second is a slow reader.
     assert_eq!(attack(|_| {}, 1536), None);
+}
+
+/// A frame with as many windows as it has room for, the last of which is the default.
+fn many_windows(count: u32) -> Vec<u8> {
+    let windows = (1..count).map(|number| (setting::INITIAL_WINDOW_SIZE, number));
+    let last = (setting::INITIAL_WINDOW_SIZE, 65_535);
+    settings(&windows.chain([last]).collect::<Vec<_>>())
+}
+
+#[test]
+fn settings_with_many_entries() {
+    let attack = |limits: fn(&mut Limits)| {
+        let mut peer = Peer::ready(Role::Server, config(limits));
+        peer.feed(&many_windows(10_922));
+        peer.came()
+    };
+    assert_eq!(attack(|_| {}), CALM);
+    assert_eq!(attack(|limits| limits.settings = None), Came::Ignored);
+    // All that there are, thrice.
+    let all: Vec<(u16, u32)> = (1..=16).map(|number| (number, 16_384)).collect();
+    let all: Vec<_> = all.into_iter().filter(|(one, _)| *one != 2).collect();
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&settings(&[&all[..], &all, &all].concat()));
+    assert_eq!(peer.came(), Came::Ignored);
+}
+
+/// Section 6.5.3: the values are taken in the order that they have, with nothing between them.
+#[test]
+fn of_the_windows_of_one_frame_the_last_counts_and_none_may_be_too_large() {
+    let window = |values: &[u32]| {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        peer.feed(&headers(1, &REQUEST, true));
+        peer.respond(0, false);
+        // The window is 100 octets more than what streams begin with.
+        peer.feed(&window_update(1, 100));
+        let list: Vec<_> = values
+            .iter()
+            .map(|value| (setting::INITIAL_WINDOW_SIZE, *value))
+            .collect();
+        peer.feed(&settings(&list));
+        if peer.machine.error().is_some() {
+            return Err(peer.came());
+        }
+        let body = vec![7; 20_000];
+        peer.machine
+            .send(peer.keys[0], Payload::Copied(&body), true);
+        let sent = peer.sent();
+        let data = sent.iter().filter(|sent| sent.header.kind == kind::DATA);
+        Ok(data.map(|sent| sent.header.length).sum::<u32>())
+    };
+    const LARGEST: u32 = 0x7fff_ffff;
+    assert_eq!(window(&[1]), Ok(101));
+    assert_eq!(window(&[5, 10, 3]), Ok(103));
+    assert_eq!(window(&[0, LARGEST - 100, 7]), Ok(107));
+    // 2^31 on the way is as wrong as at the end.
+    assert_eq!(window(&[LARGEST - 99, 7]), Err(FLOW));
+    assert_eq!(window(&[7, LARGEST - 99]), Err(FLOW));
+    assert_eq!(window(&[LARGEST + 1, 7]), Err(FLOW));
+    assert_eq!(window(&[7, LARGEST + 1]), Err(FLOW));
+}
+
+/// Windows of many streams that change with each frame.
+#[test]
+fn changes_of_windows_cost_their_peer_as_much_as_there_are_streams() {
+    const STREAMS: usize = 25_600;
+    let mut client = Peer::ready(Role::Client, Config::default());
+    for _ in 0..STREAMS {
+        client.open();
+    }
+    client.sent();
+    let mut frames = 0;
+    while client.machine.error().is_none() {
+        client.feed(&settings(&[(
+            setting::INITIAL_WINDOW_SIZE,
+            70_000 + frames % 2,
+        )]));
+        client.sent();
+        frames += 1;
+    }
+    assert!(client.calmed() && frames <= 20_000 / 100, "{frames}");
+}
+
+/// What a caller has who gives up all its calls: each is looked at, and then reset at this age.
+fn gives_up(peer: &mut Peer, age: Duration, rate: u32, seconds: u32) -> u32 {
+    let gap = Duration::from_secs(1) / rate;
+    let mut open = std::collections::VecDeque::new();
+    let start = peer.now;
+    for call in 0..rate * seconds {
+        peer.now = start + gap * call;
+        while open
+            .front()
+            .is_some_and(|(since, _)| peer.now - *since >= age)
+        {
+            let (_, stream) = open.pop_front().unwrap();
+            peer.feed(&reset(stream, 8));
+            for key in std::mem::take(&mut peer.keys) {
+                // Those that were reset have nothing else.
+                if peer.machine.is_open(key) {
+                    peer.keys.push(key);
+                } else {
+                    peer.machine.release(key);
+                }
+            }
+        }
+        let stream = 2 * call + 1;
+        peer.feed(&headers(stream, &REQUEST, true));
+        peer.sent();
+        open.push_back((peer.now, stream));
+        if peer.machine.error().is_some() {
+            return call;
+        }
+    }
+    rate * seconds
+}
+
+/// All calls are given up, at each rate that the places of one connection have room for.
+#[test]
+fn callers_that_give_up_every_call_keep_their_connection() {
+    let ms = Duration::from_millis;
+    for (age, rate) in [
+        (ms(1), 1_000),
+        (ms(1), 1_900),
+        (ms(10), 1_900),
+        (ms(20), 3_900),
+        (ms(50), 5_000),
+        (ms(100), 2_500),
+        (ms(900), 250),
+    ] {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        assert_eq!(gives_up(&mut peer, age, rate, 20), rate * 20, "{age:?}");
+        assert_eq!(peer.machine.error(), None);
+    }
+    // All at once, and then the next as many.
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    for round in 0..100 {
+        let streams = (0..250).map(|number| 2 * (250 * round + number) + 1);
+        streams
+            .clone()
+            .for_each(|stream| peer.feed(&headers(stream, &REQUEST, true)));
+        peer.now += ms(100);
+        streams.for_each(|stream| peer.feed(&reset(stream, 8)));
+        for key in std::mem::take(&mut peer.keys) {
+            peer.machine.release(key);
+        }
+        peer.sent();
+    }
+    assert_eq!(peer.machine.error(), None);
+}
+
+/// The attack is ended however it is dealt out, as long as it is more than honest callers can be.
+#[test]
+fn resets_that_are_faster_than_callers_can_be_end_their_connection() {
+    for pause in [0, 1, 5, 10, 20] {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        let (start, mut stream) = (peer.now, 1);
+        while peer.machine.error().is_none() {
+            let streams = (0..256).map(|number| stream + 2 * number);
+            streams
+                .clone()
+                .for_each(|stream| peer.feed(&headers(stream, &REQUEST, true)));
+            peer.now += Duration::from_millis(pause);
+            streams.for_each(|stream| peer.feed(&reset(stream, 8)));
+            for key in std::mem::take(&mut peer.keys) {
+                peer.machine.release(key);
+            }
+            peer.sent();
+            stream += 2 * 256;
+            assert!(peer.now - start < Duration::from_secs(2), "{pause} ms");
+        }
+        assert!(peer.calmed());
+    }
+}
+
+/// A deadline that passes on both sides: the answer and the reset meet on their way.
+#[test]
+fn resets_that_meet_their_answers_are_no_attack() {
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    for call in 0..50_000 {
+        let stream = 2 * call + 1;
+        peer.feed(&headers(stream, &REQUEST, true));
+        peer.respond(0, true);
+        peer.machine.release(peer.keys.remove(0));
+        peer.feed(&reset(stream, 8));
+        peer.sent();
+    }
+    assert_eq!(peer.machine.error(), None);
+    // One for each stream, and no more.
+    for _ in 0..50_000 {
+        peer.feed(&reset(1, 8));
+    }
+    assert!(peer.calmed());
+}
+
+/// Whoever waits for the peer's limit and gives up leaves at once and wholly.
+#[test]
+fn calls_that_wait_and_are_given_up_leave_nothing() {
+    const CALLS: u32 = 20_000;
+    let mut client = Peer::ready(Role::Client, Config::default());
+    client.feed(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)]));
+    let first = client.open();
+    for _ in 0..3 {
+        for _ in 0..CALLS {
+            client.open();
+        }
+        assert_eq!(client.machine.stream_count(), CALLS as usize + 1);
+        for key in client.keys.split_off(1) {
+            client.machine.release(key);
+        }
+        assert_eq!(client.machine.stream_count(), 1);
+        assert!(client.machine.places() <= 64);
+    }
+    // The next one is the next.
+    let next = client.open();
+    client.machine.reset(first, ErrorCode::CANCEL);
+    client.machine.release(first);
+    assert!(!client.machine.is_waiting(next));
+}
+
+/// A stream that wants to send and is given up leaves the list of those that do, whether or not the
+/// peer ever gives it its turn.
+#[test]
+fn senders_without_a_window_that_are_given_up_leave_nothing() {
+    let mut client = Peer::ready(Role::Client, Config::default());
+    let body = bytes::Bytes::from(vec![7; 70_000]);
+    for round in 0..20_000 {
+        let key = client.open();
+        let body = Payload::Shared(body.clone());
+        client.machine.send(key, body, false);
+        client.machine.room(key);
+        client.machine.release(key);
+        if round % 100 == 0 {
+            client.sent();
+        }
+    }
+    client.sent();
+    let text = format!("{:?}", client.machine);
+    let keys = text.matches("StreamKey").count();
+    assert!(keys < 1_000, "{keys}");
 }
