@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::Metadata;
+use crate::{Metadata, MetadataValue};
+
+/// What a server says about trying again: a number of milliseconds, or something else for no (gRFC A6).
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The status codes of gRPC.
 ///
@@ -243,6 +246,30 @@ impl Status {
     pub(crate) fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.0.metadata = metadata;
         self
+    }
+
+    /// Whether a call that this process made has failed so, or has caused this failure. Its channel has
+    /// repeated it as often as that may help, so that whoever called this process must not do so
+    /// again: one failure at the end of a chain of services would be repeated by all of them.
+    pub(crate) fn is_of_a_call(&self) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let status = error.downcast_ref::<Self>();
+            if status.is_some_and(|status| status.0.origin.path.is_some()) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+
+    /// The metadata that goes out with it. A failure of a call that this process made says to whoever
+    /// called it not to try again (gRFC A6), in place of what it says itself.
+    pub(crate) fn outgoing(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
+        let stops = self.0.code == Code::Unavailable && self.is_of_a_call();
+        let own = self.0.metadata.iter();
+        let own = own.filter(move |(key, _)| !stops || *key != PUSHBACK);
+        own.chain(stops.then_some((PUSHBACK, MetadataValue::Text("-1"))))
     }
 
     pub(crate) fn with_path(mut self, path: &str) -> Self {

@@ -6,15 +6,28 @@ use crate::Code;
 
 /// Attempts that may each have been processed by a server.
 const MOST_PROCESSED: u32 = 3;
-/// Attempts in all, with those that no server looked at.
-const MOST: u32 = 8;
+/// Connections that may be gone by the time a call gets to them.
+const MOST_UNSENT: u32 = 16;
+
+/// How far a failed attempt got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// No stream was opened for it.
+    Nothing,
+    /// The server's library, which says that it has not looked at it: REFUSED_STREAM, or a GOAWAY
+    /// that names an earlier stream as its last.
+    Library,
+    /// Perhaps the server, of which nothing was heard.
+    Perhaps,
+    /// The server, which has answered.
+    Server,
+}
 
 /// How an attempt failed, as far as the next one depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) code: Code,
-    /// The server cannot have processed the call: it was never sent, or refused.
-    pub(crate) unprocessed: bool,
+    pub(crate) reached: Reached,
     /// What `grpc-retry-pushback-ms` said.
     pub(crate) pushback: Pushback,
 }
@@ -54,12 +67,17 @@ pub(crate) enum Decision {
 }
 
 /// The attempts of one call.
+///
+/// Source: gRFC A6, "transparent retries": what never left the client is sent elsewhere, what the
+/// server's library has refused is repeated once without delay, and then fails as anything does.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     repeatable: bool,
     allowed: bool,
     made: u32,
     processed: u32,
+    unsent: u32,
+    refused: u32,
 }
 
 impl Attempts {
@@ -69,6 +87,8 @@ impl Attempts {
             allowed,
             made: 0,
             processed: 0,
+            unsent: 0,
+            refused: 0,
         }
     }
 
@@ -83,21 +103,39 @@ impl Attempts {
         self.processed
     }
 
+    /// How many there were that a stream was opened for, with the one that begins.
     pub(crate) fn made(&self) -> u32 {
         self.made
     }
 
     /// Decides after an attempt has failed before a response was delivered; `random` is in 0..1.
     pub(crate) fn failed(&mut self, failure: Failure, random: f64) -> Decision {
-        if !self.allowed || self.made >= MOST {
+        if !self.allowed {
             return Decision::Fail;
         }
-        if failure.unprocessed {
-            return Decision::Again;
+        match failure.reached {
+            Reached::Nothing if self.unsent < MOST_UNSENT => {
+                self.unsent += 1;
+                // Where no stream was opened there was no attempt.
+                self.made = self.made.saturating_sub(1);
+                return Decision::Again;
+            }
+            Reached::Library => {
+                self.refused += 1;
+                if self.refused == 1 {
+                    return Decision::Again;
+                }
+            }
+            Reached::Nothing => {}
+            Reached::Perhaps | Reached::Server => {
+                self.processed += 1;
+                if !self.repeatable || failure.code != Code::Unavailable {
+                    return Decision::Fail;
+                }
+            }
         }
-        self.processed += 1;
-        if !self.repeatable || failure.code != Code::Unavailable || self.processed >= MOST_PROCESSED
-        {
+        let failures = self.processed + self.refused;
+        if failures >= MOST_PROCESSED {
             return Decision::Fail;
         }
         match failure.pushback {
@@ -105,7 +143,7 @@ impl Attempts {
             Pushback::After(wait) => Decision::Budgeted(wait),
             Pushback::None => {
                 // The first goes to another endpoint at once, the next waits for up to 50 ms.
-                let ceiling = if self.processed == 1 { 0.0 } else { 0.05 };
+                let ceiling = if failures <= 1 { 0.0 } else { 0.05 };
                 Decision::Budgeted(Duration::from_secs_f64(ceiling * random))
             }
         }
@@ -118,13 +156,16 @@ mod tests {
 
     const LOST: Failure = Failure {
         code: Code::Unavailable,
-        unprocessed: false,
+        reached: Reached::Perhaps,
         pushback: Pushback::None,
     };
+    const UNSENT: Failure = Failure {
+        reached: Reached::Nothing,
+        ..LOST
+    };
     const REFUSED: Failure = Failure {
-        code: Code::Unavailable,
-        unprocessed: true,
-        pushback: Pushback::None,
+        reached: Reached::Library,
+        ..LOST
     };
 
     fn begun(repeatable: bool) -> Attempts {
@@ -143,14 +184,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_processed_goes_on_outside_the_budget_but_not_for_ever() {
+    fn what_was_never_sent_goes_elsewhere_is_no_attempt_and_ends_some_day() {
         let mut attempts = Attempts::new(false, true);
-        for _ in 1..MOST {
-            attempts.begin();
-            assert_eq!(attempts.failed(REFUSED, 0.5), Decision::Again);
+        for _ in 0..MOST_UNSENT {
+            assert_eq!(attempts.begin(), 1);
+            assert_eq!(attempts.failed(UNSENT, 0.5), Decision::Again);
         }
-        attempts.begin();
-        assert_eq!(attempts.failed(REFUSED, 0.5), Decision::Fail);
+        let mut more = 0;
+        while attempts.failed(UNSENT, 0.5) == Decision::Again {
+            more += 1;
+            assert!(more < 2);
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_repeated_once_and_then_fails_as_anything_does() {
+        for repeatable in [false, true] {
+            let mut attempts = begun(repeatable);
+            assert_eq!(attempts.failed(REFUSED, 0.5), Decision::Again);
+            attempts.begin();
+            let second = attempts.failed(REFUSED, 0.5);
+            assert_eq!(second, Decision::Budgeted(Duration::from_millis(25)));
+            attempts.begin();
+            assert_eq!(attempts.failed(REFUSED, 0.5), Decision::Fail);
+        }
     }
 
     #[test]

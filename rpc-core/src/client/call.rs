@@ -8,13 +8,14 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::attempt::{Attempts, Decision, Failure, Pushback};
+use super::attempt::{Attempts, Decision, Failure, Pushback, Reached};
 use super::balancer::CallTracker;
 use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
 use super::subchannel::Subchannel;
 use crate::request::CallOptions;
+use crate::status::PUSHBACK;
 use crate::transport::http2::client::{Connection, UnaryCall, WholeReply};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::head::RequestHead;
@@ -81,13 +82,13 @@ impl Drop for AttemptGuard {
 /// A failed attempt.
 pub(crate) struct Failed {
     pub(crate) status: Status,
-    pub(crate) unprocessed: bool,
+    pub(crate) reached: Reached,
 }
 
 impl From<StreamError> for Failed {
     fn from(error: StreamError) -> Self {
         Self {
-            unprocessed: error.is_unprocessed(),
+            reached: error.reached(),
             status: error.into_status(),
         }
     }
@@ -97,7 +98,7 @@ impl From<Status> for Failed {
     fn from(status: Status) -> Self {
         Self {
             status,
-            unprocessed: false,
+            reached: Reached::Server,
         }
     }
 }
@@ -129,7 +130,6 @@ pub(crate) struct Halves {
 
 impl<C: Deref<Target = Core>> Plan<C> {
     pub(crate) fn new(core: C, call: ClientCall) -> Self {
-        core.budget.call(call.started);
         let options = call
             .options
             .map_or_else(CallOptions::default, |options| *options);
@@ -181,6 +181,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
                     Ok(reply) => {
                         guard.end(Code::Ok);
+                        self.succeeded();
                         return Ok(reply);
                     }
                     Err(failed) => failed,
@@ -322,16 +323,14 @@ impl<C: Deref<Target = Core>> Plan<C> {
             .extend(self.endpoint.as_ref().map(Subchannel::id));
         let failure = Failure {
             code: failed.status.code(),
-            unprocessed: failed.unprocessed,
-            pushback: Pushback::parse(failed.status.metadata().get("grpc-retry-pushback-ms")),
+            reached: failed.reached,
+            pushback: Pushback::parse(failed.status.metadata().get(PUSHBACK)),
         };
         let status = self.annotated(failed.status);
         let wait = match self.attempts.failed(failure, self.core.random.fraction()) {
             Decision::Fail => return Err(status),
             Decision::Again => std::time::Duration::ZERO,
-            Decision::Budgeted(_) if !self.core.budget.try_retry(Instant::now()) => {
-                return Err(status);
-            }
+            Decision::Budgeted(_) if !self.may_retry(failure.reached) => return Err(status),
             Decision::Budgeted(wait) => wait,
         };
         tracing::debug!(%status, ?wait, "trying again");
@@ -339,6 +338,16 @@ impl<C: Deref<Target = Core>> Plan<C> {
             tokio::time::sleep(wait).await;
         }
         Ok(())
+    }
+
+    fn may_retry(&self, reached: Reached) -> bool {
+        let answered = matches!(reached, Reached::Server | Reached::Library);
+        self.core.budget.try_retry(Instant::now(), answered)
+    }
+
+    /// Counts the call for the budget of retries.
+    pub(crate) fn succeeded(&self) {
+        self.core.budget.succeeded(self.started);
     }
 
     pub(crate) fn annotated(&self, status: Status) -> Status {

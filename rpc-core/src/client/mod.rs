@@ -18,6 +18,7 @@ mod stream;
 mod subchannel;
 mod upload;
 
+pub(crate) use attempt::Reached;
 pub use balancer::{
     CallTracker, Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Update,
 };

@@ -60,11 +60,18 @@ pub(super) fn append_trailers(headers: &mut HeaderMap, trailers: &Trailers) {
     {
         headers.insert(GRPC_DETAILS, value);
     }
-    append_metadata(headers, status.metadata());
+    append_all(headers, status.outgoing());
 }
 
 fn append_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
-    for (key, value) in metadata.iter() {
+    append_all(headers, metadata.iter());
+}
+
+fn append_all<'a>(
+    headers: &mut HeaderMap,
+    metadata: impl Iterator<Item = (&'a str, MetadataValue<'a>)>,
+) {
+    for (key, value) in metadata {
         let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
             continue;
         };

@@ -437,6 +437,9 @@ impl<T> RecvStream<T> {
     fn end(&mut self, status: Option<&Status>) {
         if let Source::Open(opened) = &mut self.0.source {
             opened.guard.end(status.map_or(Code::Ok, Status::code));
+            if status.is_none() {
+                opened.plan.succeeded();
+            }
             opened.plan.report(status);
         }
         self.0.source = Source::Done;

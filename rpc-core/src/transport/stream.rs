@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::client::Reached;
 use crate::server::Account;
 use crate::wire::head::{ResponseHead, Trailers};
 use crate::{Code, Status};
@@ -70,6 +71,8 @@ fn status_code(code: ErrorCode) -> Code {
 /// Why a stream broke.
 #[derive(Debug)]
 pub(crate) enum StreamError {
+    /// Nothing of the call was sent.
+    Unsent(String),
     /// The peer said that it did not look at the call.
     Refused(String),
     /// The stream was reset.
@@ -87,14 +90,22 @@ pub(crate) enum StreamError {
 }
 
 impl StreamError {
-    /// Whether the peer cannot have processed the call.
-    pub(crate) fn is_unprocessed(&self) -> bool {
-        matches!(self, Self::Refused(_))
+    /// How far the call got.
+    pub(crate) fn reached(&self) -> Reached {
+        match self {
+            Self::Unsent(_) => Reached::Nothing,
+            Self::Refused(_) => Reached::Library,
+            Self::Lost(_) | Self::Deadline => Reached::Perhaps,
+            Self::Reset(_) | Self::Violation(_) | Self::Protocol(_) | Self::Exhausted(_) => {
+                Reached::Server
+            }
+        }
     }
 
     /// The same error for somebody else.
     pub(crate) fn again(&self) -> Self {
         match self {
+            Self::Unsent(why) => Self::Unsent(why.clone()),
             Self::Refused(why) => Self::Refused(why.clone()),
             Self::Reset(code) => Self::Reset(*code),
             Self::Lost(cause) => Self::Lost(cause.to_string().into()),
@@ -107,7 +118,7 @@ impl StreamError {
 
     pub(crate) fn into_status(self) -> Status {
         match self {
-            Self::Refused(why) => Status::unavailable(why),
+            Self::Unsent(why) | Self::Refused(why) => Status::unavailable(why),
             Self::Reset(code) => Status::new(
                 status_code(code),
                 format!("the peer reset the stream with {code}"),

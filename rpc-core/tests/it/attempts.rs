@@ -172,6 +172,81 @@ async fn an_idempotent_call_is_tried_three_times() {
     );
 }
 
+/// A server that refuses every call, and how many streams it has had.
+async fn busy() -> (String, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::clone(&count);
+    let uri = scripted::serve(move |mut asked: Asked| {
+        calls.fetch_add(1, Ordering::SeqCst);
+        async move { asked.answer.send_reset(h2::Reason::REFUSED_STREAM) }
+    })
+    .await;
+    (uri, count)
+}
+
+#[tokio::test]
+async fn refused_calls_are_repeated_once_without_delay_and_then_by_the_budget() {
+    let (uri, count) = busy().await;
+    let test = client(&uri).await;
+    for call in 0..100 {
+        let status = if call % 2 == 0 {
+            test.echo(message(1)).await.unwrap_err()
+        } else {
+            test.echo_idempotent(message(1)).await.unwrap_err()
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    // What a new channel may repeat beside.
+    let count = count.load(Ordering::SeqCst);
+    assert!((200..=202).contains(&count), "{count}");
+}
+
+/// Hands each call on to a server further down.
+struct Hop(TestClient);
+
+/// What a middle server does.
+impl Hop {
+    async fn serve(below: &str) -> rpc_testkit::Running {
+        let hop = Self(client(below).await);
+        let service = rpc_testkit::proto::TestServer::new(rpc_testkit::TestService::default());
+        let server = rpc_core::Server::builder()
+            .add_service(service)
+            .interceptor(hop)
+            .bind("127.0.0.1:0");
+        rpc_testkit::run(server.await.unwrap())
+    }
+}
+
+impl rpc_core::server::ServerInterceptor for Hop {
+    async fn intercept(
+        &self,
+        _: rpc_core::server::ServerCall,
+        _: rpc_core::server::ServerNext<'_>,
+    ) -> Result<rpc_core::server::ServerReply, rpc_core::Status> {
+        let failed = self.0.echo_idempotent(message(1)).await.unwrap_err();
+        // As a handler does that says in its own words what has failed.
+        Err(rpc_core::Status::unavailable("the store is down").with_source(failed))
+    }
+}
+
+#[tokio::test]
+async fn only_the_hop_next_to_a_failure_repeats_the_call() {
+    for fields in [&[][..], &[("grpc-retry-pushback-ms", "1")]] {
+        let (bottom, count) = failing(fields).await;
+        let middle = Hop::serve(&bottom).await;
+        let top = Hop::serve(&middle.uri).await;
+        let status = client(&top.uri)
+            .await
+            .echo_idempotent(message(1))
+            .await
+            .unwrap_err();
+        assert_eq!((status.code(), status.attempt()), (Code::Unavailable, 1));
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        assert_eq!(pushback, Some("-1"));
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+    }
+}
+
 #[tokio::test]
 async fn what_must_not_be_repeated_is_tried_once() {
     let (uri, count) = failing(&[]).await;

@@ -85,6 +85,8 @@ pub enum ResetCause {
     Peer,
     /// The peer, or its GOAWAY, which say that it did not look at the stream.
     Refused,
+    /// A GOAWAY of the peer, before anything of the stream was sent.
+    Unsent,
     /// This side, because of what the peer did.
     Violation(&'static str),
 }

@@ -478,14 +478,14 @@ impl Connection {
         let mut refused = Vec::new();
         while let Some(key) = self.waiting.first() {
             self.waiting.remove(&mut self.streams, key);
-            refused.push(key);
+            refused.push((key, ResetCause::Unsent));
         }
         self.streams.for_each_open(|key, stream| {
             if stream.id > last && !stream.flags.reset {
-                refused.push(key);
+                refused.push((key, ResetCause::Refused));
             }
         });
-        for key in refused {
+        for (key, cause) in refused {
             self.drop_queue(key);
             if let Some(stream) = self.streams.get_mut(key) {
                 stream.head = None;
@@ -494,7 +494,7 @@ impl Connection {
             self.notices.push_back(Notice::Reset {
                 stream: key,
                 code: ErrorCode::REFUSED_STREAM,
-                cause: ResetCause::Refused,
+                cause,
             });
         }
     }

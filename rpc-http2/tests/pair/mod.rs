@@ -569,14 +569,16 @@ impl Pair {
                 let call = self.calls.get_mut(&key).unwrap();
                 // Refused before the client knew the limit, while a cancelled stream is let go of, or
                 // by the last GOAWAY.
-                call.outcome = Some(if cause == ResetCause::Refused {
-                    assert!(call.received.is_empty());
-                    Outcome::Refused
-                } else {
-                    assert_eq!(cause, ResetCause::Peer, "{code}");
-                    assert_eq!(call.plan, Plan::Aborted);
-                    Outcome::Aborted
-                });
+                call.outcome = Some(
+                    if matches!(cause, ResetCause::Refused | ResetCause::Unsent) {
+                        assert!(call.received.is_empty());
+                        Outcome::Refused
+                    } else {
+                        assert_eq!(cause, ResetCause::Peer, "{code}");
+                        assert_eq!(call.plan, Plan::Aborted);
+                        Outcome::Aborted
+                    },
+                );
                 machine.release(key);
             }
         }

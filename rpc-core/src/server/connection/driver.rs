@@ -270,7 +270,9 @@ impl Drop for Driver {
 pub(super) fn reason(cause: ResetCause) -> &'static str {
     match cause {
         ResetCause::Violation(reason) => reason,
-        ResetCause::Peer | ResetCause::Refused => "the client reset the stream",
+        ResetCause::Peer | ResetCause::Refused | ResetCause::Unsent => {
+            "the client reset the stream"
+        }
     }
 }
 

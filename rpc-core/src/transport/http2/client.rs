@@ -314,7 +314,7 @@ impl State {
         now: Instant,
     ) -> Result<StreamKey, StreamError> {
         let refused =
-            |why: &str| StreamError::Refused(format!("the connection takes no more calls: {why}"));
+            |why: &str| StreamError::Unsent(format!("the connection takes no more calls: {why}"));
         if let Some(lost) = &self.lost {
             return Err(refused(&lost.text));
         }
@@ -517,7 +517,7 @@ impl State {
         let mut wakers = Vec::new();
         for call in self.calls.iter_mut().flatten() {
             let error = if self.machine.is_waiting(call.key) {
-                StreamError::Refused(format!("the connection was lost: {}", lost.text))
+                StreamError::Unsent(format!("the connection was lost: {}", lost.text))
             } else {
                 lost.error()
             };

@@ -368,6 +368,9 @@ fn reset(
         ResetCause::Refused => StreamError::Refused(
             "the server did not process the call: it is going away or has too many".to_owned(),
         ),
+        ResetCause::Unsent => {
+            StreamError::Unsent("the server is going away and takes no more calls".to_owned())
+        }
         ResetCause::Violation(reason) => StreamError::Violation(reason),
     };
     wakers.extend(state.on_error(stream, error).into_iter().flatten());

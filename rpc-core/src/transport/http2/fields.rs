@@ -80,7 +80,7 @@ pub(crate) fn push_status(fields: &mut List, status: &Status) {
     if !status.details().is_empty() {
         fields.push("grpc-status-details-bin", binary::encode(status.details()));
     }
-    push_metadata(fields, status.metadata());
+    push_all(fields, status.outgoing());
 }
 
 /// A longer message could pass a peer's limit on header lists and turn a failed call into a broken stream.
@@ -96,7 +96,11 @@ pub(crate) fn push_metadata(fields: &mut List, metadata: &Metadata) {
     if metadata.is_empty() {
         return;
     }
-    for (key, value) in metadata.iter() {
+    push_all(fields, metadata.iter());
+}
+
+fn push_all<'a>(fields: &mut List, metadata: impl Iterator<Item = (&'a str, MetadataValue<'a>)>) {
+    for (key, value) in metadata {
         match value {
             MetadataValue::Text(text) => fields.push(key, text),
             MetadataValue::Binary(bytes) => fields.push(key, binary::encode(bytes)),
