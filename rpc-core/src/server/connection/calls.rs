@@ -21,6 +21,8 @@ use crate::{Code, Metadata, Status};
 
 /// From so many calls on, memory for them grows by a quarter.
 const MANY: usize = 1024;
+/// Tables of calls keep memory for so many.
+const KEPT: usize = 64;
 /// Messages below this size are copied into the output; larger ones are shared with it.
 const COPIED: usize = 16 * 1024;
 
@@ -192,10 +194,18 @@ impl State {
         self.wheel.clear(key.index());
         let call = self.calls.get_mut(key.index())?.take();
         self.machine.release(key);
-        if self.machine.stream_count() == 0 && self.calls.len() > 64 {
-            self.calls = Vec::new();
-        }
+        self.fit_tables();
         call
+    }
+
+    /// Gives back the memory of tables that have grown with many calls, once the machine has done so.
+    fn fit_tables(&mut self) {
+        let places = self.machine.places();
+        if self.calls.len() > KEPT && places < self.calls.len() / 2 {
+            self.calls.truncate(places);
+            self.calls.shrink_to(KEPT);
+            self.wheel.shrink(places);
+        }
     }
 
     /// Forgets a call that was answered in place.

@@ -234,6 +234,7 @@ impl Driver {
 
     fn wake_handlers(&mut self) {
         self.batch.wakers.drain(..).for_each(Waker::wake);
+        self.batch.wakers.shrink_to(256);
     }
 
     /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.

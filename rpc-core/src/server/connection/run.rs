@@ -17,6 +17,8 @@ use crate::{Deadline, Status};
 
 /// What is kept of the memory for responses.
 const ARENA: usize = 64 * 1024;
+/// A crowded read leaves memory for so many calls of the next.
+const KEPT: usize = 32;
 /// A message from this size on is not copied with others.
 const LARGE: usize = 16 * 1024;
 
@@ -114,6 +116,7 @@ impl Batch {
             });
         }
         ready.clear();
+        ready.shrink_to(KEPT);
         self.ready = ready;
         self.answer(shared);
     }
@@ -158,6 +161,7 @@ impl Batch {
         let reports = state.take_reports();
         drop(state);
         tell(reports);
+        self.ran.shrink_to(KEPT);
         self.arena.clear();
         if self.arena.capacity() > ARENA {
             self.arena = BytesMut::new();

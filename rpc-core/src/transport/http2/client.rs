@@ -1,14 +1,12 @@
 //! A client's connection: calls on one side, its driver on the other.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use rpc_http2::hpack::{Block, Template};
+use rpc_http2::hpack::Block;
 use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,16 +16,18 @@ use super::client_driver::Driver;
 use super::client_halves::{Half, Receiver, Sender};
 use super::fields::{self, ClientHead, KnownHead, KnownHeads};
 use super::socket::{self, Wire};
+use super::templates::{self, Templates};
 use super::wheel::Wheel;
 use crate::transport::connector::Io;
 use crate::transport::stream::StreamError;
-use crate::wire::compression::Encoding;
 use crate::wire::head::{RequestHead, ResponseHead, Trailers};
 use crate::wire::message::MessageDecoder;
 use crate::{Deadline, Status};
 
 /// Messages below this size are copied into the output; larger ones are shared with it.
 const COPIED: usize = 4096;
+/// Tables of calls keep memory for so many.
+const KEPT: usize = 64;
 
 /// An open connection that takes calls. Once it is dropped, it closes as soon as its calls are done.
 pub(crate) struct Connection {
@@ -57,9 +57,7 @@ pub(super) struct State {
     pub(super) machine: Machine,
     /// By the indices of streams.
     pub(super) calls: Vec<Option<Call>>,
-    /// What the heads of methods begin with; that of the last call is beside the others.
-    templates: HashMap<TemplateKey, Template>,
-    last_template: Option<(TemplateKey, Template)>,
+    templates: Templates,
     pub(super) known: KnownHeads,
     pub(super) wheel: Wheel,
     /// Fields of the request that is being opened; kept for its memory.
@@ -77,13 +75,6 @@ pub(super) struct State {
     pub(super) sent: Option<Instant>,
     /// The driver looks for the answer of such a call before it sleeps.
     pub(super) polls_soon: bool,
-}
-
-#[derive(PartialEq, Eq, Hash)]
-struct TemplateKey {
-    path: Cow<'static, str>,
-    encoding: Encoding,
-    own_agent: bool,
 }
 
 /// What has ended a connection.
@@ -147,8 +138,7 @@ pub(crate) async fn connect(
         state: Mutex::new(State {
             machine: Machine::new(rpc_http2::Role::Client, config, now),
             calls: Vec::new(),
-            templates: HashMap::new(),
-            last_template: None,
+            templates: Templates::default(),
             known: KnownHeads::default(),
             wheel: Wheel::new(now),
             rest: Fields::new(),
@@ -229,6 +219,13 @@ impl Connection {
     /// Whether new calls can be opened.
     pub(crate) fn is_usable(&self) -> bool {
         self.shared.takes_calls.load(Ordering::Acquire)
+    }
+
+    /// How many calls its tables have memory for.
+    #[cfg(test)]
+    pub(super) fn table_sizes(&self) -> [usize; 2] {
+        let state = self.shared.lock();
+        [state.calls.capacity(), state.machine.places()]
     }
 
     /// Whether a call on it was answered, which shows that it worked.
@@ -323,28 +320,20 @@ impl State {
             .deadline
             .map(|deadline| deadline.instant().saturating_duration_since(now));
         fields::push_request(&mut self.rest, head, timeout);
-        let key = TemplateKey {
+        let key = templates::Key {
             path: head.path.clone(),
             encoding: head.encoding,
             own_agent: head.metadata.has("user-agent"),
         };
-        if self.last_template.as_ref().is_none_or(|last| last.0 != key) {
-            let template = self.templates.remove(&key).unwrap_or_else(|| {
-                fields::request_template(
-                    &head.path,
-                    &shared.authority,
-                    shared.secure,
-                    head.encoding,
-                    key.own_agent,
-                )
-            });
-            if let Some((key, template)) = self.last_template.replace((key, template)) {
-                self.templates.insert(key, template);
-            }
-        }
-        let Some((_, template)) = &mut self.last_template else {
-            return Err(refused("it has no head for the call"));
-        };
+        let template = self.templates.get(key, |key| {
+            fields::request_template(
+                &key.path,
+                &shared.authority,
+                shared.secure,
+                key.encoding,
+                key.own_agent,
+            )
+        });
         let stream = self
             .machine
             .open(template, &self.rest, now.into_std())
@@ -418,6 +407,17 @@ impl State {
             self.wheel.clear(key.index());
         }
         self.machine.release(key);
+        self.fit_tables();
+    }
+
+    /// Gives back the memory of tables that have grown with many calls, once the machine has done so.
+    fn fit_tables(&mut self) {
+        let places = self.machine.places();
+        if self.calls.len() > KEPT && places < self.calls.len() / 2 {
+            self.calls.truncate(places);
+            self.calls.shrink_to(KEPT);
+            self.wheel.shrink(places);
+        }
     }
 
     pub(super) fn on_head(

@@ -8,4 +8,7 @@ mod client_halves;
 pub(crate) mod fields;
 
 pub(crate) mod socket;
+mod templates;
+#[cfg(test)]
+mod tests;
 pub(crate) mod wheel;

@@ -74,6 +74,14 @@ impl Wheel {
         }
     }
 
+    /// Forgets places from a number on, of which none has a deadline, and their memory.
+    pub(crate) fn shrink(&mut self, length: usize) {
+        while self.nodes.len() > length && self.nodes.last().is_some_and(|last| last.tick == 0) {
+            self.nodes.pop();
+        }
+        self.nodes.shrink_to(64);
+    }
+
     /// When there is something to do; not later than the earliest deadline, and earlier when that is
     /// far away.
     pub(crate) fn next(&self) -> Option<Instant> {
