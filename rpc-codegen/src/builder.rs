@@ -107,23 +107,17 @@ impl Builder {
         self
     }
 
-    /// Generates no servers.
+    /// Generates no servers. Not together with [`server_only`](Self::server_only).
     #[must_use]
     pub fn client_only(mut self) -> Self {
-        self.sides = Sides {
-            client: true,
-            server: false,
-        };
+        self.sides.server = false;
         self
     }
 
-    /// Generates no clients.
+    /// Generates no clients. Not together with [`client_only`](Self::client_only).
     #[must_use]
     pub fn server_only(mut self) -> Self {
-        self.sides = Sides {
-            client: false,
-            server: true,
-        };
+        self.sides.client = false;
         self
     }
 
@@ -140,12 +134,18 @@ impl Builder {
     /// each file read, imported ones included.
     ///
     /// # Errors
-    /// As [`compile`](crate::compile).
+    /// As [`compile`](crate::compile), and when both sides were left away.
     pub fn compile(
         mut self,
         protos: &[impl AsRef<Path>],
         includes: &[impl AsRef<Path>],
     ) -> Result<(), Error> {
+        if !self.sides.client && !self.sides.server {
+            return Err(Error {
+                message: "client_only and server_only were both asked for: leave away one of them"
+                    .to_owned(),
+            });
+        }
         let in_build_script = std::env::var_os("OUT_DIR").map(PathBuf::from);
         let compiler = compiler(protos, includes)?;
         if in_build_script.is_some() {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::server::{ServerDraining, ShutdownHandle};
 use crate::{Deadline, Metadata};
 
 /// Values of any type that travel with a call inside one process, one per type.
@@ -65,6 +66,20 @@ impl fmt::Display for PeerAddr {
     }
 }
 
+/// What the calls of one connection have in common.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: PeerAddr,
+    /// Whether the server still serves; nothing where nobody says so.
+    pub(crate) end: Option<ShutdownHandle>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
 /// What a caller may say about one call, and seldom does.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallOptions {
@@ -90,7 +105,7 @@ pub struct Request<T> {
     /// In a box: the future of each handler has a request in it, and few requests have options.
     pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) peer: Option<Arc<PeerAddr>>,
+    pub(crate) peer: Option<Arc<Peer>>,
     message: T,
 }
 
@@ -170,7 +185,31 @@ impl<T> Request<T> {
     /// Where the call came from, on a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<&PeerAddr> {
-        self.peer.as_deref()
+        self.peer.as_ref().map(|peer| &peer.address)
+    }
+
+    /// When the server of this call drains, for handlers that would go on for long: a stream of events
+    /// can end then, so that its client turns to another server and this one ends.
+    ///
+    /// Never on a client, in a channel in process, or in a mounted
+    /// [`RouterService`](crate::compat::RouterService).
+    ///
+    /// ```
+    /// # use rpc_core::{Request, SendStream, Status};
+    /// # async fn next() -> u64 { 1 }
+    /// async fn events(request: Request<()>, events: &mut SendStream<u64>) -> Result<(), Status> {
+    ///     let mut draining = request.server_draining();
+    ///     loop {
+    ///         tokio::select! {
+    ///             event = next() => events.send(event).await?,
+    ///             () = &mut draining => return Err(Status::unavailable("the server ends")),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn server_draining(&self) -> ServerDraining {
+        ServerDraining::new(self.peer.as_ref().and_then(|peer| peer.end.clone()))
     }
 
     /// The message.

@@ -31,6 +31,20 @@ fn broken(lines: &str) -> String {
 }
 
 #[test]
+fn neither_side_is_left_whatever_the_order_of_calls() {
+    for builder in [
+        Builder::new().client_only().server_only(),
+        Builder::new().server_only().client_only(),
+    ] {
+        let error = builder.compile(&["none.proto"], &["."]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "client_only and server_only were both asked for: leave away one of them"
+        );
+    }
+}
+
+#[test]
 fn syntax() {
     assert_eq!(
         broken("message A {\n  int32 a 1;\n}\n"),

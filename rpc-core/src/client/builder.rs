@@ -28,6 +28,9 @@ use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
 
 /// Settings of a [`Channel`].
 ///
+/// Calls commute: what is added stays, in whatever order. A figure that is set again has its last
+/// value; TLS, a balancer or a connector that was given twice is an error that names it.
+///
 /// ```no_run
 /// # async fn example() -> Result<(), rpc_core::Status> {
 /// use std::time::Duration;
@@ -52,6 +55,8 @@ pub struct ChannelBuilder {
     connector: Option<Arc<dyn Connector>>,
     authority: Option<String>,
     seed: Option<u64>,
+    /// What was given twice and can be there once.
+    twice: Option<&'static str>,
 }
 
 impl fmt::Debug for ChannelBuilder {
@@ -76,6 +81,7 @@ impl ChannelBuilder {
             connector: None,
             authority: None,
             seed: None,
+            twice: None,
         }
     }
 
@@ -83,7 +89,9 @@ impl ChannelBuilder {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.tls = Some(tls);
+        if self.tls.replace(tls).is_some() {
+            self.twice = Some("TLS was given twice");
+        }
         self
     }
 
@@ -142,14 +150,18 @@ impl ChannelBuilder {
     /// How calls are spread over the endpoints; [`PickFirst`] by default.
     #[must_use]
     pub fn balancer(mut self, balancer: impl LoadBalancer) -> Self {
-        self.balancer = Some(Box::new(balancer));
+        if self.balancer.replace(Box::new(balancer)).is_some() {
+            self.twice = Some("a balancer was given twice");
+        }
         self
     }
 
     /// How byte streams are opened; sockets by default.
     #[must_use]
     pub fn connector(mut self, connector: impl Connector) -> Self {
-        self.connector = Some(Arc::new(connector));
+        if self.connector.replace(Arc::new(connector)).is_some() {
+            self.twice = Some("a connector was given twice");
+        }
         self
     }
 
@@ -188,6 +200,12 @@ impl ChannelBuilder {
     /// As [`Channel::lazy`].
     pub fn lazy(self, target: &str) -> Result<Channel, Status> {
         let parsed = Target::parse(target)?;
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() && target.starts_with("http://") {
+            return Err(Status::invalid_argument(format!(
+                "the target {target:?} says plaintext and the channel has TLS; write https://, or leave the TLS away"
+            )));
+        }
         let resolver = StaticResolver::new(vec![Endpoint::new(parsed.address)]);
         self.build(Box::new(resolver), target, parsed.secure)
     }
@@ -206,6 +224,11 @@ impl ChannelBuilder {
         name: &str,
         secure: bool,
     ) -> Result<Channel, Status> {
+        if let Some(twice) = self.twice {
+            return Err(Status::invalid_argument(format!(
+                "building a channel to {name:?}: {twice}"
+            )));
+        }
         let runtime = Handle::try_current().map_err(|error| {
             Status::failed_precondition(format!(
                 "a channel to {name:?} needs a tokio runtime to run in"

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
 use super::request::RequestBody;
 use crate::client::FinishedCall;
-use crate::request::PeerAddr;
+use crate::request::{Peer, PeerAddr};
 use crate::server::{
-    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ServerRecv,
-    ServerSend, ShutdownHandle, Single, guarded,
+    Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ServeError,
+    ServerBuilder, ServerRecv, ServerSend, ShutdownHandle, Single, guarded,
 };
 use crate::transport::stream::SendHalf;
 use crate::wire::compression::ACCEPT;
@@ -36,13 +37,13 @@ const MAX_HEADERS: usize = 16 * 1024;
 const HELD: usize = 64 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
-/// with hyper.
+/// with hyper. [`ServerBuilder::into_router_service`] makes one with settings.
 #[derive(Clone)]
 pub struct RouterService {
     router: Router,
     options: Arc<Options>,
     load: Arc<Load>,
-    peer: Option<Arc<PeerAddr>>,
+    peer: Option<Arc<Peer>>,
 }
 
 impl std::fmt::Debug for RouterService {
@@ -53,9 +54,42 @@ impl std::fmt::Debug for RouterService {
     }
 }
 
+/// Services with the usual settings of a server.
+///
+/// What was added twice is logged, and calls that have two handlers are refused; [`ServerBuilder::into_router_service`]
+/// gives an error instead.
 impl From<Router> for RouterService {
     fn from(router: Router) -> Self {
-        let options = Options::default();
+        if let Err(twice) = router.check() {
+            tracing::error!(%twice, "calls that have two handlers are refused");
+        }
+        Self::with_options(router, Options::default())
+    }
+}
+
+impl ServerBuilder {
+    /// The services as a service of HTTP requests, for a server that others accept connections for.
+    ///
+    /// Settings of calls hold as on a socket: services, interceptors, observers, limits,
+    /// compression, health. Those of sockets, connections and the end of the server are for whoever
+    /// has them, and hooks never run.
+    ///
+    /// # Errors
+    /// When something was given twice, and with TLS, which belongs to whoever accepts connections.
+    pub fn into_router_service(self) -> Result<RouterService, ServeError> {
+        self.check()?;
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return Err(ServeError::contradiction(
+                "TLS was given, and a mounted service accepts no connections",
+            ));
+        }
+        Ok(RouterService::with_options(self.router, self.options))
+    }
+}
+
+impl RouterService {
+    fn with_options(router: Router, options: Options) -> Self {
         Self {
             router,
             load: Load::new(&options),
@@ -63,21 +97,23 @@ impl From<Router> for RouterService {
             peer: None,
         }
     }
-}
 
-impl RouterService {
     /// The HTTP/1.1 side of a server.
     pub(crate) fn of_server(
         router: Router,
         options: &Options,
         load: &Arc<Load>,
-        peer: PeerAddr,
+        address: PeerAddr,
+        end: &ShutdownHandle,
     ) -> Self {
         Self {
             router,
             options: Arc::new(options.clone()),
             load: Arc::clone(load),
-            peer: Some(Arc::new(peer)),
+            peer: Some(Arc::new(Peer {
+                address,
+                end: Some(end.clone()),
+            })),
         }
     }
 
@@ -88,7 +124,9 @@ impl RouterService {
         shutdown: ShutdownHandle,
     ) {
         let peer = self.peer.clone();
-        let service = hyper::service::service_fn(move |request| {
+        let has_begun = AtomicBool::new(false);
+        let service = hyper::service::service_fn(|request| {
+            has_begun.store(true, Ordering::Relaxed);
             let service = self.clone();
             async move { Ok::<_, Infallible>(service.respond(request).await) }
         });
@@ -102,11 +140,22 @@ impl RouterService {
             result = connection.as_mut() => result,
             () = shutdown.requested() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                // A first head that does not come is no call to wait for.
+                let nobody_calls = async {
+                    shutdown.requested_and_late().await;
+                    if has_begun.load(Ordering::Relaxed) {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    result = connection => result,
+                    () = nobody_calls => return,
+                }
             }
         };
         if let Err(error) = result {
-            tracing::debug!(?peer, %error, "a connection ended");
+            let peer = peer.as_ref().map(ToString::to_string);
+            tracing::debug!(peer, %error, "a connection ended");
         }
     }
 

@@ -92,7 +92,8 @@ impl Health {
         });
     }
 
-    /// From now on everything is `NOT_SERVING`, whatever is set.
+    /// From now on everything is `NOT_SERVING`, whatever is set; those who watch are told, and their
+    /// calls end with `UNAVAILABLE`.
     pub fn shutdown(&self) {
         self.0.send_modify(|state| state.ended = true);
     }
@@ -118,13 +119,20 @@ impl Health {
                 &self.0,
                 |state, request, mut responses| async move {
                     let mut changes = state.subscribe();
+                    let mut draining = request.server_draining();
                     let service = request.into_inner().service;
                     let mut last = None;
                     loop {
-                        let status = changes
-                            .borrow_and_update()
-                            .status(&service)
-                            .unwrap_or(ServingStatus::ServiceUnknown);
+                        let drains = draining.has_begun();
+                        let (status, ended) = {
+                            let state = changes.borrow_and_update();
+                            (state.status(&service), state.ended || drains)
+                        };
+                        let status = match status {
+                            Some(_) if ended => ServingStatus::NotServing,
+                            Some(status) => status,
+                            None => ServingStatus::ServiceUnknown,
+                        };
                         if last.replace(status) != Some(status) {
                             let message = HealthCheckResponse {
                                 status: status as i32,
@@ -133,9 +141,16 @@ impl Health {
                                 return responses.finish(Err(gone));
                             }
                         }
-                        if changes.changed().await.is_err() {
-                            return responses
-                                .finish(Err(Status::cancelled("the server has ended")));
+                        if ended {
+                            // A server that drains would wait for it; whoever watches asks another one.
+                            return responses.finish(Err(Status::unavailable(
+                                "the server ends; watch again on another one",
+                            )));
+                        }
+                        tokio::select! {
+                            // The sender is part of the state, which this handler holds.
+                            _ = changes.changed() => {}
+                            () = &mut draining => {}
                         }
                     }
                 },

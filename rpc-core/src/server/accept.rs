@@ -62,20 +62,31 @@ impl Accepting {
             () = accept => {}
             () = self.goaway.requested() => {}
         }
-        drop(listener);
+        // What the system has accepted hears of the end as the others do.
+        for (io, peer) in listener.into_waiting() {
+            connections.spawn(self.clone().connection(io, peer));
+        }
         while connections.join_next().await.is_some() {}
     }
 
     async fn connection(self, io: Box<dyn Io>, peer: PeerAddr) {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls {
-            match tokio::time::timeout(HANDSHAKE, tls.accept(io)).await {
+            let shaken = tokio::select! {
+                biased;
+                shaken = tokio::time::timeout(HANDSHAKE, tls.accept(io)) => shaken,
+                () = self.goaway.requested_and_late() => {
+                    tracing::debug!(%peer, "the server ended during a TLS handshake");
+                    return;
+                }
+            };
+            match shaken {
                 Ok(Ok(io)) => self.served.serve(io, peer, self.goaway).await,
                 Ok(Err((error, io))) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
+                    tracing::debug!(%peer, %error, "a TLS handshake failed");
                     self.served.close(io).await;
                 }
-                Err(_) => tracing::debug!("a TLS handshake took longer than 10 s"),
+                Err(_) => tracing::debug!(%peer, "a TLS handshake took longer than 10 s"),
             }
             return;
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,6 +16,7 @@ use super::connection::Served;
 use super::listener::{Listener, ServeError};
 use super::load::Load;
 use super::shutdown::{ShutdownHandle, ShutdownHook};
+use crate::health::Health;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl BoundServer {
         HeldMemory(Arc::clone(&self.load))
     }
 
-    /// Serves until SIGTERM or ctrl-c, then ends gracefully.
+    /// Serves until SIGTERM or ctrl-c, then ends gracefully; a second signal ends it at once.
     ///
     /// # Errors
     /// When the signals cannot be listened for.
@@ -142,26 +144,33 @@ impl BoundServer {
     pub async fn serve_until_terminated(self) -> Result<(), ServeError> {
         let address = self.address.to_string();
         let failed = |source: io::Error| ServeError {
-            address,
+            address: address.clone(),
             what: "listening for SIGTERM at",
             source: source.into(),
         };
         #[cfg(unix)]
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                .map_err(failed)?;
+        let (mut terminate, mut interrupt) = {
+            use tokio::signal::unix::{SignalKind, signal};
+            (
+                signal(SignalKind::terminate()).map_err(failed)?,
+                signal(SignalKind::interrupt()).map_err(failed)?,
+            )
+        };
+        #[cfg(windows)]
+        let mut interrupt = tokio::signal::windows::ctrl_c().map_err(failed)?;
         let handle = self.shutdown_handle();
         let signals = async move {
-            #[cfg(unix)]
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
+            loop {
+                #[cfg(unix)]
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                #[cfg(windows)]
+                interrupt.recv().await;
+                tracing::info!("terminating");
+                handle.shutdown();
             }
-            #[cfg(not(unix))]
-            let _ = tokio::signal::ctrl_c().await;
-            tracing::info!("terminating");
-            handle.shutdown();
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             served = self.serve() => served,
@@ -188,36 +197,92 @@ impl BoundServer {
         let slots = builder.max_connections.min(Semaphore::MAX_PERMITS);
         let accepting = Accepting {
             slots: Arc::new(Semaphore::new(slots)),
-            served: Served::with_load(builder.router.clone(), builder.options.clone(), load),
+            served: Served::with_load(builder.router, builder.options, load),
             #[cfg(feature = "tls")]
-            tls: builder.tls.clone(),
+            tls: builder.tls,
             goaway: goaway.clone(),
         };
         tracing::info!(%address, "listening");
-        let mut loops: JoinSet<()> = listeners
+        let loops: JoinSet<()> = listeners
             .into_iter()
             .map(|listener| accepting.clone().run(listener))
             .collect();
         shutdown.requested().await;
-        // Clients that still find this server by name are served until the hooks have taken it out.
-        for hook in &builder.hooks {
-            hook.shutdown().await;
-        }
-        if let Some(health) = &builder.health {
-            health.shutdown();
-        }
-        tracing::info!("draining");
-        goaway.shutdown();
-        let drained = async { while loops.join_next().await.is_some() {} };
-        if tokio::time::timeout(builder.drain_timeout, drained)
-            .await
-            .is_err()
-        {
-            tracing::warn!(timeout = ?builder.drain_timeout, "calls were still open when the drain timeout passed");
+        let ending = Ending {
+            hooks: builder.hooks,
+            health: builder.health,
+            goaway,
+            loops,
+            time: builder.drain_timeout,
+        };
+        tokio::select! {
+            () = ending.drain() => {}
+            () = shutdown.requested_again() => {
+                tracing::warn!("told to end a second time: open calls are cut");
+            }
         }
         if let BoundAddr::Unix(path) = &address {
             let _ = std::fs::remove_file(path);
         }
         Ok(())
+    }
+}
+
+/// The graceful end of a server.
+struct Ending {
+    hooks: Vec<Box<dyn ShutdownHook>>,
+    health: Option<Health>,
+    goaway: ShutdownHandle,
+    /// The accept loops, with their connections.
+    loops: JoinSet<()>,
+    /// What all of it may take.
+    time: Duration,
+}
+
+impl Ending {
+    async fn drain(self) {
+        let time = self.time;
+        if tokio::time::timeout(time, self.drain_slowly())
+            .await
+            .is_err()
+        {
+            tracing::warn!(timeout = ?time, "the drain timeout passed: open calls and hooks are cut");
+        }
+    }
+
+    async fn drain_slowly(mut self) {
+        let mut hooks: JoinSet<()> = self
+            .hooks
+            .into_iter()
+            .map(|hook| async move { hook.shutdown().await })
+            .collect();
+        // Clients that still find this server by name are served until the hooks have taken it out.
+        let patience = self.time / 2;
+        if tokio::time::timeout(patience, join(&mut hooks))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                hooks = hooks.len(),
+                ?patience,
+                "shutdown hooks did not end in time: clients are told to go away without them"
+            );
+        }
+        if let Some(health) = &self.health {
+            health.shutdown();
+        }
+        tracing::info!("draining");
+        self.goaway.shutdown();
+        join(&mut self.loops).await;
+        join(&mut hooks).await;
+    }
+}
+
+/// Waits for all of them; a panic of one is none of the others'.
+async fn join(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a part of the server's end panicked");
+        }
     }
 }

@@ -34,6 +34,7 @@ impl Server {
             drain_timeout: Duration::from_secs(30),
             hooks: Vec::new(),
             health: None,
+            twice: None,
         }
     }
 }
@@ -66,6 +67,10 @@ impl Default for Options {
 
 /// Settings of a server.
 ///
+/// Calls commute: what is added stays, in whatever order, and interceptors are around all services. A
+/// figure that is set again has its last value. What can be there once only, such as a service by its
+/// name or TLS, and was given twice, is an error of [`bind`](Self::bind) that names it.
+///
 /// ```no_run
 /// # async fn example(service: rpc_core::server::Service) -> Result<(), Box<dyn std::error::Error>> {
 /// let server = rpc_core::Server::builder().add_service(service).bind("127.0.0.1:0").await?;
@@ -84,6 +89,15 @@ pub struct ServerBuilder {
     pub(crate) drain_timeout: Duration,
     pub(crate) hooks: Vec<Box<dyn ShutdownHook>>,
     pub(crate) health: Option<crate::health::Health>,
+    /// What was given twice, beside what a router has.
+    twice: Option<&'static str>,
+}
+
+/// A server of these services with the usual settings.
+impl From<Router> for ServerBuilder {
+    fn from(router: Router) -> Self {
+        Server::builder().router(router)
+    }
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -102,14 +116,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves the services of a router, with its interceptors, in place of those added before.
+    /// Adds the services and the fallback of a router. Its interceptors are around its own calls,
+    /// inside those of the server.
     #[must_use]
     pub fn router(mut self, router: Router) -> Self {
-        self.router = router;
+        self.router = self.router.merge(router);
         self
     }
 
-    /// Puts an interceptor around every call that has a handler; the first one added is the outermost.
+    /// Puts an interceptor around every call that has a handler, whenever its service is added, health
+    /// included; the first one added is the outermost.
+    ///
+    /// For one around a single service there is [`Service::interceptor`].
     #[must_use]
     pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
         self.router = self.router.interceptor(interceptor);
@@ -120,11 +138,13 @@ impl ServerBuilder {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: crate::ServerTls) -> Self {
-        self.tls = Some(tls);
+        if self.tls.replace(tls).is_some() {
+            self.twice = Some("TLS was given twice");
+        }
         self
     }
 
-    /// Adds the health service; it says `NOT_SERVING` once the server is ending.
+    /// Adds the health service; once the server drains, it says `NOT_SERVING` and watches end.
     #[must_use]
     pub fn health(mut self, health: crate::health::Health) -> Self {
         self.router = self.router.add_service(health.service());
@@ -217,14 +237,23 @@ impl ServerBuilder {
         self
     }
 
-    /// How long open calls may go on once the server is ending; 30 s by default.
+    /// How long the end of the server may take in all, 30 s by default: hooks, of which clients are
+    /// told to go away after half of it at the latest, and the calls that are open then.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Adds what happens first when the server ends, such as leaving a registry.
+    /// That all that was said can be done.
+    pub(crate) fn check(&self) -> Result<(), ServeError> {
+        self.router.check().map_err(ServeError::contradiction)?;
+        self.twice
+            .map_or(Ok(()), |twice| Err(ServeError::contradiction(twice)))
+    }
+
+    /// Adds what happens first when the server ends, such as leaving a registry. All hooks run at the
+    /// same time.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl ShutdownHook) -> Self {
         self.hooks.push(Box::new(hook));
@@ -234,20 +263,22 @@ impl ServerBuilder {
     /// Opens a socket at `host:port` or `unix:/path`.
     ///
     /// # Errors
-    /// When the address is none or cannot be listened on.
+    /// When the address is none or cannot be listened on, or when something was given twice.
     ///
     /// # Cancel safety
     /// Dropping the future opens nothing.
     pub async fn bind(self, address: impl AsRef<str>) -> Result<BoundServer, ServeError> {
+        self.check()?;
         let (listeners, address) = Listener::bind(address.as_ref(), self.accept_loops).await?;
         Ok(BoundServer::new(self, listeners, address))
     }
 
-    /// Serves on a socket that is open already.
+    /// Serves on a socket that is open already, in one loop.
     ///
     /// # Errors
-    /// When the socket has no local address.
+    /// When the socket has no local address, or when something was given twice.
     pub fn listener(self, listener: TcpListener) -> Result<BoundServer, ServeError> {
+        self.check()?;
         let (listeners, address) = Listener::tcp(listener)?;
         Ok(BoundServer::new(self, listeners, address))
     }

@@ -12,7 +12,7 @@ use super::connection::{Requests, Responses};
 use super::load::Account;
 use super::router::read_and_start;
 use super::slot::UnaryHandler;
-use crate::request::PeerAddr;
+use crate::request::Peer;
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::{Encoding, EncodingSet};
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Request, Status};
@@ -25,7 +25,7 @@ pub(crate) struct IncomingCall {
     pub(crate) response_metadata: Metadata,
     pub(crate) extensions: Extensions,
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) peer: Option<Arc<PeerAddr>>,
+    pub(crate) peer: Option<Arc<Peer>>,
     pub(crate) encoding: Encoding,
     pub(crate) accept: EncodingSet,
     pub(crate) compress: Encoding,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::handler::{Finished, Handler, IncomingCall, ServerSend, Single};
 use super::router::read_and_start;
+use super::shutdown::ServerDraining;
 use crate::request::PeerAddr;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
@@ -80,7 +81,13 @@ impl ServerCall {
     /// Where the call came from.
     #[must_use]
     pub fn peer_addr(&self) -> Option<&PeerAddr> {
-        self.0.peer.as_deref()
+        self.0.peer.as_ref().map(|peer| &peer.address)
+    }
+
+    /// When the server drains, as [`Request::server_draining`](crate::Request::server_draining).
+    #[must_use]
+    pub fn server_draining(&self) -> ServerDraining {
+        ServerDraining::new(self.0.peer.as_ref().and_then(|peer| peer.end.clone()))
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 #[cfg(unix)]
-use tokio::net::UnixListener;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{UnixListener, UnixStream};
 
 use super::bound::BoundAddr;
 use crate::client::Address;
@@ -22,6 +22,17 @@ pub struct ServeError {
     pub(super) address: String,
     pub(super) what: &'static str,
     pub(super) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ServeError {
+    /// What was said to a builder cannot all be done.
+    pub(crate) fn contradiction(what: impl fmt::Display) -> Self {
+        Self {
+            address: "the server".to_owned(),
+            what: "building",
+            source: what.to_string().into(),
+        }
+    }
 }
 
 impl fmt::Display for ServeError {
@@ -94,6 +105,37 @@ impl Listener {
         Ok((vec![Self::Tcp(listener)], BoundAddr::Tcp(address)))
     }
 
+    /// The connections that the system has accepted and nobody has taken; the socket is closed.
+    ///
+    /// Asks the system and not the runtime, which may not have heard of them yet.
+    pub(super) fn into_waiting(self) -> Vec<(Box<dyn Io>, PeerAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else {
+                    return Vec::new();
+                };
+                waiting(|| {
+                    let (stream, peer) = listener.accept()?;
+                    stream.set_nonblocking(true)?;
+                    let stream = TcpStream::from_std(stream)?;
+                    prepare(&stream)?;
+                    Ok((Box::new(stream), PeerAddr::Tcp(peer)))
+                })
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else {
+                    return Vec::new();
+                };
+                waiting(|| {
+                    let (stream, _) = listener.accept()?;
+                    stream.set_nonblocking(true)?;
+                    Ok((Box::new(UnixStream::from_std(stream)?), PeerAddr::Unix))
+                })
+            }
+        }
+    }
+
     pub(super) async fn accept(&self) -> io::Result<(Box<dyn Io>, PeerAddr)> {
         match self {
             Self::Tcp(listener) => {
@@ -108,6 +150,22 @@ impl Listener {
             }
         }
     }
+}
+
+/// Accepts what there is, and no more than the system may hold.
+fn waiting(
+    mut accept: impl FnMut() -> io::Result<(Box<dyn Io>, PeerAddr)>,
+) -> Vec<(Box<dyn Io>, PeerAddr)> {
+    let mut waiting = Vec::new();
+    for _ in 0..BACKLOG {
+        match accept() {
+            Ok(accepted) => waiting.push(accepted),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // It was gone before it was accepted.
+            Err(error) => tracing::debug!(%error, "a connection ended before it was accepted"),
+        }
+    }
+    waiting
 }
 
 /// Several sockets at one address; the system spreads the connections over them.

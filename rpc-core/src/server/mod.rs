@@ -26,7 +26,7 @@ pub use pace::Dispatch;
 pub use router::{RawCall, Router, Service};
 pub use rpc_http2::{Limits, Rate};
 pub use send::{ResponsePermit, SendStream};
-pub use shutdown::{ShutdownHandle, ShutdownHook};
+pub use shutdown::{ServerDraining, ShutdownHandle, ShutdownHook};
 
 pub(crate) use builder::Options;
 pub(crate) use handler::{IncomingCall, ServerRecv, ServerSend, Single, guarded};

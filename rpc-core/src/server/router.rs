@@ -1,5 +1,6 @@
 //! Which handler a path has: [`Service`], [`Router`].
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -18,10 +19,15 @@ use crate::wire::message;
 use crate::{Method, Request, Response, Status};
 
 /// A service: its name and the handlers of its methods. Generated servers convert into it.
+///
+/// Calls of its builder commute: interceptors and the dispatch are those of all its methods, whenever
+/// they were added.
 #[derive(Clone)]
 pub struct Service {
     name: &'static str,
     methods: Vec<(String, Handler)>,
+    interceptors: Interceptors,
+    dispatch: Dispatch,
 }
 
 impl std::fmt::Debug for Service {
@@ -40,6 +46,8 @@ impl Service {
         Self {
             name,
             methods: Vec::new(),
+            interceptors: Interceptors::default(),
+            dispatch: Dispatch::default(),
         }
     }
 
@@ -76,17 +84,45 @@ impl Service {
         self
     }
 
-    /// How the handlers of the unary methods added so far are run.
+    /// How the handlers of the unary methods are run.
     #[must_use]
-    pub fn dispatch(self, dispatch: Dispatch) -> Self {
-        if dispatch == Dispatch::Task {
-            for (_, handler) in &self.methods {
-                if let Handler::Unary(handler) = handler {
-                    handler.pace().forbid();
-                }
-            }
-        }
+    pub fn dispatch(mut self, dispatch: Dispatch) -> Self {
+        self.dispatch = dispatch;
         self
+    }
+
+    /// Puts an interceptor around the calls of this service alone, inside those of the router and of
+    /// the server; the first one added is the outermost.
+    ///
+    /// ```
+    /// # use rpc_core::server::{Router, ServerInterceptor, Service};
+    /// # fn example(public: Service, accounts: Service, authentication: impl ServerInterceptor) -> Router {
+    /// // `accounts` may be a generated server too: `Service::from(AccountsServer::new(accounts))`.
+    /// Router::new()
+    ///     .add_service(public)
+    ///     .add_service(accounts.interceptor(authentication))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
+        self.interceptors.push(interceptor);
+        self
+    }
+
+    /// The methods as a router has them.
+    fn into_methods(self) -> impl Iterator<Item = (String, Handler)> {
+        let Self {
+            methods,
+            interceptors,
+            dispatch,
+            ..
+        } = self;
+        methods.into_iter().map(move |(path, handler)| {
+            if let (Dispatch::Task, Handler::Unary(unary)) = (dispatch, &handler) {
+                unary.pace().forbid();
+            }
+            (path, interceptors.around(handler))
+        })
     }
 
     /// Adds a client-streaming method.
@@ -344,15 +380,19 @@ impl RawCall {
     }
 }
 
-type Fallback = Arc<dyn Fn(Box<RawCall>) -> crate::BoxFuture<'static, Finished> + Send + Sync>;
-
 /// The services of a server, by the paths of their methods; cheap to clone once built.
+///
+/// Calls of its builder commute. What can be there once only, and was added twice, has no winner:
+/// [`ServerBuilder::bind`](super::ServerBuilder::bind) and
+/// [`Channel::in_process`](crate::Channel::in_process) fail and name it.
 #[derive(Clone, Default)]
 pub struct Router {
     methods: Arc<HashMap<String, Handler>>,
     services: Arc<HashSet<&'static str>>,
-    fallback: Option<Fallback>,
+    fallback: Option<Handler>,
     interceptors: Interceptors,
+    /// What was added more than once.
+    twice: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Router {
@@ -370,16 +410,74 @@ impl Router {
         Self::default()
     }
 
-    /// Adds a service; one of the same name replaces the earlier one's methods.
+    /// Adds a service. One of the same name can be there once.
     #[must_use]
     pub fn add_service(mut self, service: impl Into<Service>) -> Self {
         let service = service.into();
-        Arc::make_mut(&mut self.services).insert(service.name);
-        Arc::make_mut(&mut self.methods).extend(service.methods);
+        let name = service.name;
+        if !Arc::make_mut(&mut self.services).insert(name) {
+            self.added_twice(&format!("the service {name}"));
+        }
+        for (path, handler) in service.into_methods() {
+            self.add_method(path, handler);
+        }
         self
     }
 
-    /// Handles every call that no service has a method for, so that a proxy can be written.
+    /// Adds all that another router has; the interceptors of that one stay around its own calls.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        if let Some(what) = other.twice {
+            self.twice.get_or_insert(what);
+        }
+        for name in other.services.iter() {
+            if !Arc::make_mut(&mut self.services).insert(name) {
+                self.added_twice(&format!("the service {name}"));
+            }
+        }
+        for (path, handler) in Arc::unwrap_or_clone(other.methods) {
+            self.add_method(path, other.interceptors.around(handler));
+        }
+        if let Some(fallback) = other.fallback {
+            self.set_fallback(other.interceptors.around(fallback));
+        }
+        self
+    }
+
+    /// Of two handlers of one path neither is taken: it would be chance which one answers.
+    fn add_method(&mut self, path: String, handler: Handler) {
+        match Arc::make_mut(&mut self.methods).entry(path) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(handler);
+            }
+            Entry::Occupied(mut occupied) => {
+                let refusing = refusing(occupied.key());
+                occupied.insert(refusing);
+                let what = format!("the method {}", occupied.key());
+                self.added_twice(&what);
+            }
+        }
+    }
+
+    fn set_fallback(&mut self, handler: Handler) {
+        if self.fallback.replace(handler).is_some() {
+            self.fallback = Some(refusing("what no service has"));
+            self.added_twice("the fallback");
+        }
+    }
+
+    fn added_twice(&mut self, what: &str) {
+        self.twice
+            .get_or_insert_with(|| format!("{what} was added twice").into());
+    }
+
+    /// That nothing was added twice, or what.
+    pub(crate) fn check(&self) -> Result<(), Arc<str>> {
+        self.twice.clone().map_or(Ok(()), Err)
+    }
+
+    /// Handles every call that no service has a method for, so that a proxy can be written. There
+    /// can be one.
     ///
     /// The handler ends with `call.responses.finish(result)`.
     #[must_use]
@@ -388,15 +486,24 @@ impl Router {
         F: Fn(RawCall) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Finished> + Send + 'static,
     {
-        let handler = Arc::new(handler);
-        self.fallback = Some(Arc::new(move |call| {
+        let (codec, handler) = (Codec::raw(), Arc::new(handler));
+        let decoder = Arc::new(codec.decoder);
+        self.set_fallback(Handler::Streaming(Arc::new(move |mut call, send| {
+            let path = Arc::clone(&call.path);
+            let responses = Head::of(&mut call).stream(send, codec.encoder);
+            let call = Box::new(RawCall {
+                path,
+                request: stream_request(call, &decoder),
+                responses,
+            });
             let handler = Arc::clone(&handler);
             Box::pin(async move { handler(call.unboxed()).await })
-        }));
+        })));
         self
     }
 
-    /// Puts an interceptor around every call that has a handler; the first one added is the outermost.
+    /// Puts an interceptor around every call that has a handler, whenever its service is added; the
+    /// first one added is the outermost.
     #[must_use]
     pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
         self.interceptors.push(interceptor);
@@ -423,18 +530,7 @@ impl Router {
             )));
         };
         if let Some(fallback) = self.fallback.clone() {
-            let codec = Codec::raw();
-            let decoder = Arc::new(codec.decoder);
-            let handler = Handler::Streaming(Arc::new(move |mut call, send| {
-                let path = Arc::clone(&call.path);
-                let responses = Head::of(&mut call).stream(send, codec.encoder);
-                fallback(Box::new(RawCall {
-                    path,
-                    request: stream_request(call, &decoder),
-                    responses,
-                }))
-            }));
-            return Ok(self.interceptors.around(handler));
+            return Ok(self.interceptors.around(fallback));
         }
         Err(Status::unimplemented(if self.services.contains(service) {
             format!("the service {service} has no method {}", named(method))
@@ -442,6 +538,15 @@ impl Router {
             format!("this server has no service {}", named(service))
         }))
     }
+}
+
+/// Answers for what was added twice, where nobody could be told before.
+fn refusing(what: &str) -> Handler {
+    let text = format!("the server was built with two handlers for {what}, and takes neither");
+    Handler::Single(Arc::new(move |_| {
+        let text = text.clone();
+        Box::pin(async move { Err(Status::internal(text)) })
+    }))
 }
 
 /// As much of a name as is worth telling: an answer that repeats all of a long one is a lever.
@@ -486,6 +591,39 @@ mod tests {
             };
             assert_eq!(status.code(), Code::Unimplemented, "{path}");
         }
+    }
+
+    #[test]
+    fn what_was_added_twice_is_named_and_has_no_winner() {
+        let method = Method::unary("/a.B/C", Codec::raw(), Codec::raw());
+        let service = |name, times| {
+            (0..times).fold(Service::new(name), |service, _| {
+                service.unary(&method, &Arc::new(()), |_, request: Request<Bytes>| async {
+                    Ok(Response::new(request.into_inner()))
+                })
+            })
+        };
+        let fallback =
+            || Router::new().fallback(|call: RawCall| async move { call.responses.finish(Ok(())) });
+        for (router, expected) in [
+            (router().add_service(service("a.B", 1)), "the service a.B"),
+            (router().add_service(Service::new("a.B")), "the service a.B"),
+            (router().merge(router()), "the service a.B"),
+            (
+                Router::new().merge(router().merge(router())),
+                "the service a.B",
+            ),
+            (router().add_service(service("a.C", 1)), "the method /a.B/C"),
+            (
+                Router::new().add_service(service("a.B", 2)),
+                "the method /a.B/C",
+            ),
+            (fallback().merge(fallback()), "the fallback"),
+        ] {
+            let twice = router.check().unwrap_err();
+            assert_eq!(*twice, format!("{expected} was added twice"));
+        }
+        assert!(router().merge(fallback()).check().is_ok());
     }
 
     #[test]

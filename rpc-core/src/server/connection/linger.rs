@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use rpc_http2::frame::{FrameHeader, kind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::server::load::Load;
@@ -14,6 +15,38 @@ use crate::transport::connector::Io;
 const MOST: u64 = 64 * 1024;
 /// How long the client may take to close its side.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a client that was turned away may take to close its side.
+const HURRY: Duration = Duration::from_millis(50);
+/// The last stream that was looked at, and NO_ERROR.
+const NOTHING_TAKEN: [u8; 8] = [0; 8];
+
+/// Ends a connection that nothing was read from: tells a client of HTTP/2 that none of its calls
+/// were looked at, so that it can make them elsewhere (RFC 9113 sections 3.4 and 6.8).
+pub(super) async fn turn_away(mut io: Box<dyn Io>) {
+    let header = |kind, length| {
+        let header = FrameHeader {
+            length,
+            kind,
+            flags: 0,
+            stream: 0,
+        };
+        header.encode()
+    };
+    let going = [
+        &header(kind::SETTINGS, 0)[..],
+        &header(kind::GOAWAY, 8)[..],
+        &NOTHING_TAKEN[..],
+    ]
+    .concat();
+    let end = async {
+        io.write_all(&going).await?;
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(MOST), &mut tokio::io::sink()).await
+    };
+    // Whatever comes of it, nothing is left to say.
+    let _ = tokio::time::timeout(HURRY, end).await;
+}
 
 /// Ends this side, then reads and forgets until the client has ended its side.
 ///

@@ -23,7 +23,7 @@ use super::load::{Account, Load};
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
-use crate::request::PeerAddr;
+use crate::request::{Peer, PeerAddr};
 use crate::transport::connector::Io;
 use crate::transport::http2::socket::{self, Wire};
 use calls::State;
@@ -63,8 +63,13 @@ impl Served {
         let accepted = Instant::now();
         let time = self.0.options.limits.handshake_time;
         let first = tokio::select! {
+            biased;
             first = tokio::time::timeout(time, first::read(&mut io)) => first,
-            () = shutdown.requested() => return,
+            () = shutdown.requested_and_late() => {
+                tracing::debug!(%peer, "a connection said nothing until the server ended");
+                // Whatever of a call comes now has not been looked at.
+                return Box::pin(linger::turn_away(io)).await;
+            }
         };
         match first {
             Ok(Ok(First::Http2(bytes))) => {
@@ -76,7 +81,8 @@ impl Served {
                     options,
                     load,
                 } = &*self.0;
-                let service = RouterService::of_server(router.clone(), options, load, peer);
+                let service =
+                    RouterService::of_server(router.clone(), options, load, peer, &shutdown);
                 service.serve_http1(Begun::new(bytes, io), shutdown).await;
             }
             Ok(Ok(First::Other)) => {
@@ -114,7 +120,10 @@ impl Served {
             state: Mutex::new(State::new(machine, Account::new(&self.0.load), now)),
             wire: Mutex::new(Wire::new(io, first)),
             served: self.0,
-            peer: Arc::new(peer),
+            peer: Arc::new(Peer {
+                address: peer,
+                end: Some(shutdown.clone()),
+            }),
         });
         let mut driver = Driver::new(Arc::clone(&shared));
         let mut requested = Some(Box::pin(shutdown.requested()));
@@ -146,7 +155,7 @@ struct Shared {
     wire: Mutex<Wire>,
     served: Arc<Inner>,
     /// Shared with the requests.
-    peer: Arc<PeerAddr>,
+    peer: Arc<Peer>,
 }
 
 impl Shared {
