@@ -51,7 +51,11 @@ pub struct Limits {
     pub settings: Option<usize>,
     /// Empty DATA frames one after the other on one connection; 100.
     pub empty_data: Option<u32>,
-    /// How long a stream with something to send may make no progress to speak of (1 KiB/s); 60 s.
+    /// How long a stream may hold memory and make no progress to speak of (1 KiB/s) while memory is
+    /// short; 60 s. While there is memory, a stream may take as long as its deadline allows.
+    ///
+    /// What memory is short of only the user of a connection knows: it looks by
+    /// [`look_at_unsent`](crate::Connection::look_at_unsent), four times in this time.
     pub stall: Option<Duration>,
 }
 
@@ -87,11 +91,12 @@ impl Default for Limits {
 pub struct Config {
     /// The streams that the peer may have open; 256. Of a client none, since nothing may be pushed.
     pub max_streams: u32,
-    /// The window that a stream begins with; 1 MiB.
+    /// The window that a stream begins with, which is what one costs that nobody reads; 256 KiB. One
+    /// that is read has four times as much at first, and then as much as the network holds.
     pub stream_window: u32,
-    /// The window of the connection; 4 MiB.
+    /// The window of the connection; 4 MiB. It comes back with what arrives, read or not.
     pub connection_window: u32,
-    /// How far the window of a stream may grow when the network holds more; 16 MiB.
+    /// How far the window of a stream that is read may grow when the network holds more; 16 MiB.
     pub max_stream_window: u32,
     /// The largest frame that is taken; 256 KiB.
     pub max_frame: u32,
@@ -103,7 +108,8 @@ pub struct Config {
     pub header_table: u32,
     /// What a stream may hold unsent before its sender has to wait; 400 KiB.
     pub stream_buffer: usize,
-    /// What all streams may hold unsent before their senders have to wait; 2 MiB, so that a
+    /// What all streams may hold unsent before their senders have to wait; 2 MiB behind the windows
+    /// of streams, and as much within them, or half of it once half of the former is taken up. A
     /// connection that reads nothing takes less than 4 MiB with what its handlers hold themselves.
     pub connection_buffer: usize,
     /// What protects the connection from its peer.
@@ -114,7 +120,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_streams: 256,
-            stream_window: 1024 * 1024,
+            stream_window: 256 * 1024,
             connection_window: 4 * 1024 * 1024,
             max_stream_window: 16 * 1024 * 1024,
             max_frame: 256 * 1024,

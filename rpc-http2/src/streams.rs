@@ -67,6 +67,8 @@ pub(crate) struct Stream {
     pub(crate) unconsumed: u32,
     /// What has been consumed and not been given back.
     pub(crate) returnable: u32,
+    /// How large the window for the peer is when all has been given back.
+    pub(crate) window: u32,
     /// What `content-length` says is still to come.
     pub(crate) content_left: Option<u64>,
     pub(crate) queue: VecDeque<Bytes>,
@@ -77,10 +79,10 @@ pub(crate) struct Stream {
     pub(crate) head: Option<Box<QueuedHead>>,
     /// Milliseconds after the connection's beginning.
     pub(crate) opened_at: u32,
-    /// What was sent since the last look at stalled streams.
+    /// What was sent since the last look at what is unsent.
     pub(crate) progress: u32,
-    /// Looks at stalled streams without progress.
-    pub(crate) stalled: u32,
+    /// Looks at what is unsent, one after the other, that have found no progress.
+    pub(crate) stalled: u8,
     pub(crate) flags: Flags,
 }
 
@@ -103,8 +105,10 @@ pub(crate) struct Flags {
     pub(crate) ready: bool,
     /// Its user waits for room.
     pub(crate) wants_room: bool,
-    /// It is in the list of those that wait for room of the connection.
+    /// It is in the list of those that wait for room within their windows.
     pub(crate) crowded: bool,
+    /// It is in the list of those that wait for room behind their windows.
+    pub(crate) blocked: bool,
 }
 
 impl Stream {
@@ -118,6 +122,18 @@ impl Stream {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.tail.is_empty()
+    }
+
+    /// What of the queue is behind the window (RFC 9113 section 6.9.1), and waits for its reader.
+    #[inline]
+    pub(crate) fn behind(&self) -> usize {
+        let window = usize::try_from(self.send_window).unwrap_or(0);
+        self.queued.saturating_sub(window)
+    }
+
+    /// Whether the window is open for what would come behind the queue.
+    pub(crate) fn lets_more_through(&self) -> bool {
+        usize::try_from(self.send_window).is_ok_and(|window| window > self.queued)
     }
 
     /// Puts a piece behind the others.
@@ -188,6 +204,7 @@ impl Stream {
             recv_window,
             unconsumed,
             returnable,
+            window,
             content_left,
             queue: _,
             tail: _,
@@ -201,7 +218,7 @@ impl Stream {
         } = self;
         (*id, *generation, *opened_at) = (0, 0, 0);
         (*send_window, *recv_window) = (0, 0);
-        (*unconsumed, *returnable, *content_left) = (0, 0, None);
+        (*unconsumed, *returnable, *window, *content_left) = (0, 0, 0, None);
         (*progress, *stalled) = (0, 0);
         *flags = Flags::default();
         if !matches!(end, End::Open) {

@@ -46,6 +46,9 @@ impl Connection {
             ));
         }
         self.growth.count(header.length);
+        // The window of a stream bounds what may lie unread. Were this one held by it as well, a few
+        // streams that nobody reads would stop all others.
+        self.return_connection_window(header.length);
         if left == 0 && !end {
             self.count_empty_data()?;
         } else {
@@ -58,7 +61,6 @@ impl Connection {
                 return Err(ConnectionError::protocol("DATA on a stream that is idle"));
             }
             found => {
-                self.return_connection_window(header.length);
                 self.arriving = Arriving::Skipped(skipped);
                 if matches!(found, Found::Closed) {
                     self.put_reset(header.stream, ErrorCode::STREAM_CLOSED);
@@ -68,7 +70,6 @@ impl Connection {
             }
         };
         if let Err((code, reason)) = self.admit_data(key, header.length, left, end) {
-            self.return_connection_window(header.length);
             self.arriving = Arriving::Skipped(skipped);
             if let Some(code) = code {
                 self.violation(key, code, reason, now)?;

@@ -81,13 +81,15 @@ impl Connection {
             return Ok(Step::Done);
         }
         // Until it has seen our settings, the peer goes by the default window.
+        let begins_with = self.config.stream_window;
         let window = match self.settings_acknowledged {
-            true => self.growth.window,
-            false => self.growth.window.max(frame::DEFAULT_WINDOW),
+            true => begins_with,
+            false => begins_with.max(frame::DEFAULT_WINDOW),
         };
         let (key, stream) = self.streams.insert(id);
         stream.send_window = i64::from(self.peer.initial_window);
         stream.recv_window = i64::from(window);
+        stream.window = begins_with;
         stream.content_left = summary.content_length;
         stream.opened_at = started.as_millis() as u32;
         stream.flags.held = true;
@@ -184,8 +186,9 @@ impl Connection {
             let mut end = false;
             if let Some(stream) = self.streams.get_mut(key) {
                 stream.send_window = window;
-                stream.recv_window = i64::from(self.growth.window);
+                // It counts from now on.
                 self.buffered = self.buffered.saturating_add(stream.queued);
+                self.behind = self.behind.saturating_add(stream.behind());
                 stream.flags.head_sent = true;
                 if stream.is_empty() && matches!(stream.end, End::Data) {
                     stream.end = End::Open;

@@ -4,6 +4,7 @@ mod data;
 mod heads;
 mod ignored;
 mod receive;
+mod room;
 mod send;
 mod settings;
 mod timers;
@@ -22,6 +23,7 @@ use crate::rate::{Clock, RateCounter, TokenBucket};
 use crate::streams::{End, StreamKey, Streams};
 
 use ignored::Ignored;
+pub use room::Unsent;
 pub use send::Payload;
 use settings::PeerSettings;
 use timers::{Drain, Growth};
@@ -44,7 +46,7 @@ pub enum Event<'s, 'i> {
         /// Nothing follows.
         end: bool,
     },
-    /// A piece of a body. It counts against the windows until [`Connection::consume`].
+    /// A piece of a body. It counts against the window of its stream until [`Connection::consume`].
     Data {
         /// Its stream.
         stream: StreamKey,
@@ -178,10 +180,16 @@ pub struct Connection {
     sendable: VecDeque<StreamKey>,
     /// What all streams hold unsent.
     buffered: usize,
+    /// What of it is behind the windows of its streams.
+    behind: usize,
+    /// Memory is short, so that streams hold little.
+    tight: bool,
     /// Streams whose users wait for room and have it now.
     roomy: Vec<StreamKey>,
-    /// Users that wait for room of the connection.
+    /// Users that wait for room of the connection, for what the windows of their streams let through.
     crowded: Vec<StreamKey>,
+    /// Users that wait for room of the connection behind the windows of their streams.
+    blocked: Vec<StreamKey>,
     /// Streams that are over and may still be in one of these lists.
     left_behind: usize,
 
@@ -197,7 +205,6 @@ pub struct Connection {
     /// How many resets may come for streams that have ended.
     late_resets: u32,
     caused_resets: RateCounter,
-    stall_check: Option<Instant>,
 }
 
 impl Connection {
@@ -239,8 +246,11 @@ impl Connection {
             send_window: i64::from(frame::DEFAULT_WINDOW),
             sendable: VecDeque::new(),
             buffered: 0,
+            behind: 0,
+            tight: false,
             roomy: Vec::new(),
             crowded: Vec::new(),
+            blocked: Vec::new(),
             left_behind: 0,
             drain: Drain::No,
             peer_last: None,
@@ -251,7 +261,6 @@ impl Connection {
             early_resets: TokenBucket::default(),
             late_resets: 0,
             caused_resets: RateCounter::default(),
-            stall_check: None,
         };
         connection.greet();
         connection
@@ -356,6 +365,7 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(key) {
             if stream.head.is_none() {
                 self.buffered = self.buffered.saturating_sub(stream.queued);
+                self.behind = self.behind.saturating_sub(stream.behind());
             }
             stream.clear();
             stream.end = End::Open;
@@ -404,12 +414,11 @@ impl Connection {
 
     fn forget(&mut self, key: StreamKey) {
         self.drop_queue(key);
-        if let Some(stream) = self.streams.get_mut(key) {
-            let unconsumed = std::mem::take(&mut stream.unconsumed);
-            if stream.flags.ready || stream.flags.crowded {
+        if let Some(stream) = self.streams.get(key) {
+            let flags = stream.flags;
+            if flags.ready || flags.crowded || flags.blocked {
                 self.count_left_behind();
             }
-            self.return_connection_window(unconsumed);
         }
         self.late_resets = self.late_resets.saturating_add(1).min(receive::LATE_RESETS);
         if self.streams.remove(key) {
@@ -422,7 +431,8 @@ impl Connection {
     /// it is their turn, which may never come as long as the peer gives no window.
     fn count_left_behind(&mut self) {
         self.left_behind = self.left_behind.saturating_add(1);
-        let listed = self.sendable.len().saturating_add(self.crowded.len());
+        let waiting = self.crowded.len().saturating_add(self.blocked.len());
+        let listed = self.sendable.len().saturating_add(waiting);
         if self.left_behind > KEPT && self.left_behind > listed / 2 {
             self.left_behind = 0;
             self.drop_left_behind();
@@ -433,6 +443,7 @@ impl Connection {
         let streams = &self.streams;
         self.sendable.retain(|key| streams.get(*key).is_some());
         self.crowded.retain(|key| streams.get(*key).is_some());
+        self.blocked.retain(|key| streams.get(*key).is_some());
     }
 
     /// Many streams have ended: gives back the memory of lists that had an entry for each.
@@ -440,6 +451,7 @@ impl Connection {
         self.drop_left_behind();
         self.sendable.shrink_to(KEPT);
         self.crowded.shrink_to(KEPT);
+        self.blocked.shrink_to(KEPT);
         self.roomy.shrink_to(KEPT);
         self.notices.shrink_to(KEPT);
     }

@@ -58,7 +58,8 @@ impl Connection {
         let opened_at = self.clock.since(now).as_millis() as u32;
         let (key, stream) = self.streams.insert(id);
         stream.send_window = i64::from(self.peer.initial_window);
-        stream.recv_window = i64::from(self.growth.window);
+        stream.recv_window = i64::from(self.config.stream_window);
+        stream.window = self.config.stream_window;
         stream.opened_at = opened_at;
         stream.flags.held = true;
         stream.flags.head_sent = !full;
@@ -143,11 +144,14 @@ impl Connection {
             }
             return true;
         }
+        let (length, before) = (data.len(), stream.behind());
+        stream.push(data);
         // What waits to be opened may not take the room of what is open, which it waits for.
         if stream.head.is_none() {
-            self.buffered = self.buffered.saturating_add(data.len());
+            let behind = stream.behind().saturating_sub(before);
+            self.buffered = self.buffered.saturating_add(length);
+            self.behind = self.behind.saturating_add(behind);
         }
-        stream.push(data);
         if end {
             stream.end = End::Data;
         }
@@ -174,51 +178,6 @@ impl Connection {
         true
     }
 
-    /// Whether a stream has room for another message. When not, it is among
-    /// [`roomy`](Self::roomy) once it has.
-    pub fn has_room(&mut self, key: StreamKey) -> bool {
-        self.room(key) > 0
-    }
-
-    /// For how many octets a stream has room; a message may be longer. When there is none, the
-    /// stream is among [`roomy`](Self::roomy) once there is.
-    pub fn room(&mut self, key: StreamKey) -> usize {
-        let config = &self.config;
-        let shared = config.connection_buffer.saturating_sub(self.buffered);
-        let Some(stream) = self.streams.get_mut(key) else {
-            return usize::MAX;
-        };
-        let own = config.stream_buffer.saturating_sub(stream.queued);
-        let full = own == 0;
-        let crowded = shared == 0 && stream.head.is_none();
-        if stream.flags.send_closed || !(crowded || full) {
-            return if stream.head.is_none() {
-                own.min(shared)
-            } else {
-                own
-            };
-        }
-        if !stream.flags.wants_room {
-            stream.flags.wants_room = true;
-        }
-        if !full && !std::mem::replace(&mut stream.flags.crowded, true) {
-            self.crowded.push(key);
-        }
-        0
-    }
-
-    /// Streams that have room again, or are over, after [`has_room`](Self::has_room) said no.
-    pub fn roomy(&mut self) -> Option<StreamKey> {
-        while self.roomy.is_empty() && self.buffered < self.config.connection_buffer {
-            let key = self.crowded.pop()?;
-            if let Some(stream) = self.streams.get_mut(key) {
-                stream.flags.crowded = false;
-            }
-            self.give_room(key);
-        }
-        self.roomy.pop()
-    }
-
     /// Whether there is something to write.
     #[must_use]
     pub fn has_output(&self) -> bool {
@@ -228,13 +187,11 @@ impl Connection {
     }
 
     /// Takes what is to be written next, which is all of it or a large batch; `output` must be empty.
-    pub fn take_output(&mut self, output: &mut Output, now: Instant) {
+    pub fn take_output(&mut self, output: &mut Output, _now: Instant) {
         if self.error.is_none() {
             self.pump();
         }
-        if self.buffered > 0 {
-            self.watch_stalls(now);
-        }
+        self.check_unsent();
         self.open_frame = None;
         self.unsent_answers = 0;
         output.make_like(&self.output);
@@ -284,13 +241,8 @@ impl Connection {
             stream.end = End::Open;
             stream.flags.send_closed = true;
         }
-        let roomy = stream.queued < self.config.stream_buffer;
         self.put_data(key, piece, end);
-        if roomy && self.buffered < self.config.connection_buffer {
-            self.give_room(key);
-        } else if roomy {
-            self.wait_for_connection(key);
-        }
+        self.look_for_room(key);
         if end {
             self.remove_if_over(key);
             return;
@@ -328,24 +280,6 @@ impl Connection {
         if stream.head.is_none() && !stream.flags.ready && !stream.is_drained() && window {
             stream.flags.ready = true;
             self.sendable.push_back(key);
-        }
-    }
-
-    /// A stream whose user waits has room itself, and its connection has none.
-    fn wait_for_connection(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get_mut(key)
-            && stream.flags.wants_room
-            && !std::mem::replace(&mut stream.flags.crowded, true)
-        {
-            self.crowded.push(key);
-        }
-    }
-
-    fn give_room(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get_mut(key)
-            && std::mem::take(&mut stream.flags.wants_room)
-        {
-            self.roomy.push(key);
         }
     }
 

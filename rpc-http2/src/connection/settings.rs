@@ -189,16 +189,23 @@ impl Connection {
             self.count_idle(now)?;
         }
         let mut overflow = false;
-        let sendable = &mut self.sendable;
+        let (sendable, mut behind) = (&mut self.sendable, 0usize);
+        let mut waiting = Vec::new();
         self.streams.for_each_open(|key, stream| {
             let most = stream.send_window.saturating_add(highest);
             stream.send_window = stream.send_window.saturating_add(difference);
+            behind = behind.saturating_add(stream.behind());
+            if stream.flags.wants_room {
+                waiting.push(key);
+            }
             overflow |= most.max(stream.send_window) > i64::from(frame::LARGEST_WINDOW);
             if stream.send_window > 0 && !stream.is_drained() && !stream.flags.ready {
                 stream.flags.ready = true;
                 sendable.push_back(key);
             }
         });
+        self.behind = behind;
+        waiting.into_iter().for_each(|key| self.look_for_room(key));
         if overflow {
             return Err(ConnectionError::new(
                 ErrorCode::FLOW_CONTROL_ERROR,

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, Notice, ResetCause};
+use super::{Connection, windows};
 use crate::config::{Config, Role};
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame;
-use crate::frame::setting;
 
 /// The payload of a PING that asks whether the peer is there.
 pub(super) const KEEPALIVE: [u8; 8] = *b"keepaliv";
@@ -17,10 +16,6 @@ pub(super) const DRAINING: [u8; 8] = *b"draining";
 
 /// How long the peer may take to see the first GOAWAY.
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
-/// A stalled stream is looked at so many times.
-const LOOKS: u32 = 4;
-/// A reader that takes this many octets a second is slow and not stalled.
-const SLOWEST: u64 = 1024;
 
 /// How far the graceful end is (RFC 9113 section 6.8).
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +29,10 @@ pub(super) enum Drain {
     Final,
 }
 
-/// Grows the receiving windows to what the network holds in one round trip.
+/// Grows the windows of streams that are read to what the network holds in one round trip.
 #[derive(Debug)]
 pub(super) struct Growth {
+    /// How large the window of a stream that is read may be now.
     pub(super) window: u32,
     max: u32,
     /// Octets since the PING that is under way.
@@ -45,9 +41,10 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) fn new(config: &Config) -> Self {
+        let max = config.max_stream_window.min(frame::LARGEST_WINDOW);
         Self {
-            window: config.stream_window,
-            max: config.max_stream_window.min(frame::LARGEST_WINDOW),
+            window: config.stream_window.saturating_mul(windows::READ).min(max),
+            max,
             sample: None,
         }
     }
@@ -77,13 +74,10 @@ impl Connection {
         if sample.saturating_mul(2) < u64::from(old) {
             return;
         }
+        // Streams have it from the next time on that half of theirs was read. What they begin with
+        // stays: it is what they cost when nobody reads them.
         let new = old.saturating_mul(2).min(self.growth.max);
-        let more = new.saturating_sub(old);
         self.growth.window = new;
-        self.put_settings(&[(setting::INITIAL_WINDOW_SIZE, new)]);
-        self.streams.for_each_open(|_, stream| {
-            stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
-        });
         // The connection holds what two such streams hold, or what it was made for.
         let connection = new.saturating_mul(2).min(frame::LARGEST_WINDOW);
         if connection > self.config.connection_window {
@@ -118,7 +112,6 @@ impl Connection {
             block.flatten(),
             frame.flatten(),
             drain.flatten(),
-            self.stall_check,
         ]
         .into_iter()
         .flatten()
@@ -161,67 +154,7 @@ impl Connection {
         {
             self.finish_drain();
         }
-        if self.stall_check.is_some_and(|check| now >= check) {
-            self.look_at_stalled(now);
-        }
         Ok(())
-    }
-
-    /// Sees to it that streams which cannot send are looked at.
-    pub(super) fn watch_stalls(&mut self, now: Instant) {
-        if self.stall_check.is_none()
-            && let Some(stall) = self.config.limits.stall
-        {
-            let wait = stall.checked_div(LOOKS).unwrap_or(stall);
-            self.stall_check = now.checked_add(wait);
-        }
-    }
-
-    fn look_at_stalled(&mut self, now: Instant) {
-        self.stall_check = None;
-        let Some(stall) = self.config.limits.stall else {
-            return;
-        };
-        let enough = stall
-            .as_secs()
-            .saturating_mul(SLOWEST)
-            .checked_div(u64::from(LOOKS))
-            .unwrap_or(0);
-        let mut blocked = false;
-        let mut stalled = Vec::new();
-        self.streams.for_each_open(|key, stream| {
-            // What waits for room of the connection waits for the same peer.
-            if stream.is_drained() && !stream.flags.wants_room {
-                stream.stalled = 0;
-                return;
-            }
-            blocked = true;
-            if u64::from(std::mem::take(&mut stream.progress)) >= enough {
-                stream.stalled = 0;
-                return;
-            }
-            stream.stalled = stream.stalled.saturating_add(1);
-            if stream.stalled >= LOOKS {
-                stalled.push((key, stream.id, stream.flags.held));
-            }
-        });
-        for (key, id, held) in stalled {
-            let code = ErrorCode::ENHANCE_YOUR_CALM;
-            self.drop_queue(key);
-            self.put_reset(id, code);
-            self.mark_reset(key);
-            if held {
-                self.notices.push_back(Notice::Reset {
-                    stream: key,
-                    code,
-                    cause: ResetCause::Violation("the peer did not take what was sent to it"),
-                });
-            }
-            self.remove_if_over(key);
-        }
-        if blocked {
-            self.watch_stalls(now);
-        }
     }
 
     /// Begins the graceful end: a server tells the peer, takes what is already on its way, and

@@ -8,23 +8,29 @@ use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, kind};
 use crate::streams::StreamKey;
 
+/// A window that was read grows by this factor, as far as the network needs it.
+pub(super) const READ: u32 = 4;
+
 impl Connection {
-    /// Gives back the room that data has taken, once it is not held any more.
+    /// Gives back the room of its stream that data has taken, once it is not held any more.
     pub fn consume(&mut self, key: StreamKey, octets: usize) {
         let octets = octets as u32;
-        let window = self.growth.window;
+        let most = self.growth.window;
         if let Some(stream) = self.streams.get_mut(key) {
             let octets = octets.min(stream.unconsumed);
             stream.unconsumed = stream.unconsumed.saturating_sub(octets);
             stream.returnable = stream.returnable.saturating_add(octets);
-            if !stream.flags.recv_closed && stream.returnable >= window / 2 {
-                let more = std::mem::take(&mut stream.returnable);
+            if !stream.flags.recv_closed && stream.returnable >= stream.window / 2 {
+                // It is read, so that more of it may be on its way. One that is not read stays as it is.
+                let grown = stream.window.saturating_mul(READ).min(most);
+                let growth = grown.saturating_sub(stream.window);
+                stream.window = stream.window.max(grown);
+                let more = std::mem::take(&mut stream.returnable).saturating_add(growth);
                 stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
                 let id = stream.id;
                 self.put_window_update(id, more);
                 self.measure();
             }
-            self.return_connection_window(octets);
         }
     }
 
@@ -92,7 +98,10 @@ impl Connection {
             let code = ErrorCode::PROTOCOL_ERROR;
             return self.violation(key, code, "WINDOW_UPDATE of nothing", now);
         }
+        let behind = stream.behind();
         stream.send_window = stream.send_window.saturating_add(i64::from(more));
+        let opened = behind.saturating_sub(stream.behind());
+        self.behind = self.behind.saturating_sub(opened);
         if stream.send_window > largest {
             let code = ErrorCode::FLOW_CONTROL_ERROR;
             return self.violation(key, code, "the window of the stream is above 2^31-1", now);
@@ -101,6 +110,7 @@ impl Connection {
             stream.flags.ready = true;
             self.sendable.push_back(key);
         }
+        self.look_for_room(key);
         if more < 64 {
             // Windows that grow by drops keep streams open for next to nothing.
             return self.count_idle(now);

@@ -2,7 +2,7 @@
 
 mod choices;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rpc_http2::hpack::Template;
@@ -20,6 +20,14 @@ enum Plan {
     Cancelled,
     /// The server resets it after its head.
     Aborted,
+}
+
+/// Who reads nothing of a call until all others have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unread {
+    Nobody,
+    Client,
+    Server,
 }
 
 /// How a call went.
@@ -47,6 +55,9 @@ enum Ending {
 struct Call {
     number: usize,
     plan: Plan,
+    unread: Unread,
+    /// What has arrived and was not given back.
+    kept: usize,
     to_send: Vec<u8>,
     sent: usize,
     ended: bool,
@@ -57,6 +68,10 @@ struct Call {
 #[derive(Debug, Default)]
 struct Served {
     number: usize,
+    /// It reads nothing, and answers nothing.
+    pauses: bool,
+    /// What has arrived and was not given back.
+    kept: usize,
     received: Vec<u8>,
     request_ended: bool,
     answered: usize,
@@ -68,6 +83,8 @@ struct Side {
     writing: Output,
     wire: Vec<u8>,
     input: Vec<u8>,
+    /// Streams that were told that there is no room, and not yet that there is.
+    waits: HashSet<StreamKey>,
 }
 
 impl Side {
@@ -77,6 +94,25 @@ impl Side {
             writing: Output::default(),
             wire: Vec::new(),
             input: Vec::new(),
+            waits: HashSet::new(),
+        }
+    }
+
+    /// Whether a stream has room. One that was told that it has none waits until it hears of some.
+    fn has_room(&mut self, key: StreamKey) -> bool {
+        if self.waits.contains(&key) {
+            return false;
+        }
+        let has_room = self.machine.has_room(key);
+        if !has_room {
+            self.waits.insert(key);
+        }
+        has_room
+    }
+
+    fn hear_of_room(&mut self) {
+        while let Some(key) = self.machine.roomy() {
+            self.waits.remove(&key);
         }
     }
 }
@@ -99,6 +135,10 @@ pub(crate) struct Pair {
     /// After so many turns.
     ends_at: usize,
     started: usize,
+    /// So many calls more may be unread: one that is takes a place among those that the server allows.
+    may_be_unread: u32,
+    /// Everything is read from now on.
+    all_read: bool,
     /// The smaller one of those that streams begin with.
     window: usize,
     total: usize,
@@ -147,6 +187,7 @@ impl Pair {
         let now = Instant::now();
         let (of_client, of_server) = (config(&mut random), config(&mut random));
         let window = of_client.stream_window.min(of_server.stream_window) as usize;
+        let may_be_unread = of_server.max_streams - 1;
         let client = Side::new(Role::Client, of_client, now);
         let server = Side::new(Role::Server, of_server, now);
         let heads = (0..random.usize(1..20))
@@ -187,6 +228,8 @@ impl Pair {
             },
             ends_at: random.usize(0..1_000),
             started: 0,
+            may_be_unread,
+            all_read: false,
             window,
             total: random.usize(1..random.at_most(60, 8)),
             random,
@@ -201,9 +244,15 @@ impl Pair {
         let mut steps = 0u32;
         let mut cut = false;
         for turn in 0.. {
-            let over = self.calls.values().all(|call| call.outcome.is_some());
-            if self.started == self.total && over {
-                break;
+            let mut open = self.calls.values().filter(|call| call.outcome.is_none());
+            if self.started == self.total {
+                // No call may wait for one that nobody reads.
+                if self.all_read && open.next().is_none() {
+                    break;
+                }
+                if !self.all_read && open.all(|call| call.unread != Unread::Nobody) {
+                    self.read_all();
+                }
             }
             if turn == self.ends_at {
                 match self.ending {
@@ -289,6 +338,26 @@ impl Pair {
         assert!(seen <= self.calls.len() && self.requests_seen.len() <= seen);
     }
 
+    /// Those who have read nothing read all of it now, and go on.
+    fn read_all(&mut self) {
+        self.all_read = true;
+        let mut kept: Vec<_> = self.calls.iter_mut().collect();
+        kept.sort_by_key(|(key, call)| (call.number, key.index()));
+        for (key, call) in kept {
+            self.client
+                .machine
+                .consume(*key, std::mem::take(&mut call.kept));
+        }
+        let mut kept: Vec<_> = self.served.iter_mut().collect();
+        kept.sort_by_key(|(key, served)| (served.number, key.index()));
+        for (key, served) in kept {
+            served.pauses = false;
+            self.server
+                .machine
+                .consume(*key, std::mem::take(&mut served.kept));
+        }
+    }
+
     /// Nothing arrives any more, and everybody lets go; what the server has answered stays unsent.
     fn cut(&mut self) {
         for side in [&mut self.client, &mut self.server] {
@@ -366,9 +435,17 @@ impl Pair {
         let fuzzed = most.min(20_000).min(self.window * 40);
         let most = self.random.at_most(most, fuzzed);
         let length = self.random.usize(0..most);
+        let unread = match self.random.u8(0..10) {
+            0 | 1 if plan == Plan::Whole && self.may_be_unread > 0 => Unread::Client,
+            2 | 3 if plan == Plan::Whole && self.may_be_unread > 0 => Unread::Server,
+            _ => Unread::Nobody,
+        };
+        self.may_be_unread -= u32::from(unread != Unread::Nobody);
         let call = Call {
             number,
             plan,
+            unread,
+            kept: 0,
             to_send: body(number, length),
             sent: 0,
             ended: false,
@@ -394,13 +471,13 @@ impl Pair {
         let Some(key) = self.some_key() else {
             return false;
         };
-        let machine = &mut self.client.machine;
         let Some(call) = self.calls.get_mut(&key) else {
             return false;
         };
-        if call.ended || !machine.has_room(key) {
+        if call.ended || !self.client.has_room(key) {
             return false;
         }
+        let machine = &mut self.client.machine;
         let left = call.to_send.len() - call.sent;
         let size = self.random.usize(0..=left);
         let piece = &call.to_send[call.sent..call.sent + size];
@@ -442,10 +519,10 @@ impl Pair {
             return false;
         }
         let key = keys[self.random.usize(0..keys.len())];
-        let machine = &mut self.server.machine;
-        let Some(served) = self.served.get_mut(&key) else {
+        let Some(served) = self.served.get_mut(&key).filter(|served| !served.pauses) else {
             return false;
         };
+        let machine = &mut self.server.machine;
         // The answer is the request, as far as it has come.
         if served.answered == 0 && !served.received.is_empty() {
             machine.respond(key, &mut self.respond, &Fields::new(), false);
@@ -453,9 +530,10 @@ impl Pair {
         let left = served.received.len() - served.answered;
         let size = self.random.usize(0..=left);
         if size > 0 {
-            if !machine.has_room(key) {
+            if !self.server.has_room(key) {
                 return false;
             }
+            let machine = &mut self.server.machine;
             let piece = served.received[served.answered..served.answered + size].to_vec();
             served.answered += size;
             machine.send(key, Payload::Shared(piece.into()), false);
@@ -483,6 +561,7 @@ impl Pair {
         };
         if from.writing.is_empty() {
             from.machine.take_output(&mut from.writing, self.now);
+            from.hear_of_room();
         }
         let mut slices = [std::io::IoSlice::new(&[]); 8];
         let count = from.writing.slices(&mut slices);
@@ -542,7 +621,7 @@ impl Pair {
             false => &mut self.server,
         };
         side.input = rest;
-        while side.machine.roomy().is_some() {}
+        side.hear_of_room();
         part > 0
     }
 
@@ -553,8 +632,12 @@ impl Pair {
             Happened::Head(..) | Happened::Nothing => {}
             Happened::Data(key, data, end) => {
                 assert!(!end, "a response ends with trailers");
-                machine.consume(key, data.len());
                 let call = self.calls.get_mut(&key).unwrap();
+                if call.unread == Unread::Client && !self.all_read {
+                    call.kept += data.len();
+                } else {
+                    machine.consume(key, data.len());
+                }
                 call.received.extend(data);
                 self.note(key.index() as u64);
             }
@@ -597,11 +680,10 @@ impl Pair {
             Happened::Nothing => {}
             Happened::Head(key, number, end) => {
                 *self.heads_seen.entry(number).or_default() += 1;
-                let aborted = self
-                    .calls
-                    .values()
-                    .any(|call| call.number == number && call.plan == Plan::Aborted);
-                if aborted {
+                let call = self.calls.values().find(|call| call.number == number);
+                let pauses = call.is_some_and(|call| call.unread == Unread::Server);
+                let pauses = pauses && !self.all_read;
+                if call.is_some_and(|call| call.plan == Plan::Aborted) {
                     machine.reset(key, ErrorCode::INTERNAL_ERROR);
                     machine.release(key);
                     return;
@@ -613,6 +695,7 @@ impl Pair {
                     key,
                     Served {
                         number,
+                        pauses,
                         request_ended: end,
                         ..Served::default()
                     },
@@ -622,7 +705,11 @@ impl Pair {
                 let served = self.served.get_mut(&key).unwrap();
                 served.received.extend(&data);
                 served.request_ended = end;
-                machine.consume(key, data.len());
+                if served.pauses {
+                    served.kept += data.len();
+                } else {
+                    machine.consume(key, data.len());
+                }
                 if end {
                     let (number, request) = (served.number, served.received.clone());
                     self.see(number, request);

@@ -405,17 +405,17 @@ fn section_6_9_data_beyond_the_windows() {
         &[[40].as_slice(), &[7; 100]].concat(),
     ));
     assert_eq!(peer.came(), STREAM_FLOW);
-    // Many streams, one connection.
+    // Many streams, one connection, whose window comes back by halves.
     let config = Config {
-        stream_window: 60_000,
-        max_stream_window: 60_000,
+        stream_window: 100_000,
+        max_stream_window: 100_000,
         ..config
     };
-    for (octets, expected) in [(5_535, IGNORED), (5_536, FLOW)] {
+    for (octets, expected) in [(35_535, IGNORED), (35_536, FLOW)] {
         let mut peer = Peer::ready(Role::Server, config).holding();
         peer.feed(&headers(1, &REQUEST, false));
         peer.feed(&headers(3, &REQUEST, false));
-        peer.feed(&data(1, 60_000, false));
+        peer.feed(&data(1, 30_000, false));
         peer.feed(&data(3, octets, false));
         assert_eq!(peer.came(), expected);
     }

@@ -323,42 +323,6 @@ fn any_number_of_fields_takes_no_more_than_the_limit() {
     }
 }
 
-#[test]
-fn stalled_streams() {
-    let attack = |limits: fn(&mut Limits), drip: u32| {
-        let mut peer = Peer::ready(Role::Server, config(limits));
-        peer.feed(&settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]));
-        peer.feed(&headers(1, &REQUEST, true));
-        peer.respond(0, false);
-        peer.machine
-            .send(peer.keys[0], Payload::Copied(&vec![7; 300_000]), true);
-        peer.sent();
-        let mut end = None;
-        for second in 0..120 {
-            peer.now += Duration::from_secs(1);
-            peer.feed(&window_update(1, drip));
-            peer.feed(&window_update(0, drip));
-            let now = peer.now;
-            if peer.machine.next_timeout().is_some_and(|due| due <= now) {
-                peer.machine.on_timeout(now).unwrap();
-            }
-            let reset = peer
-                .sent()
-                .iter()
-                .any(|sent| sent.header.kind == kind::RST_STREAM);
-            if reset {
-                end.get_or_insert(second);
-            }
-        }
-        end
-    };
-    let reaped = attack(|_| {}, 1).expect("it is reaped");
-    assert!((44..=76).contains(&reaped), "{reaped}");
-    assert_eq!(attack(|limits| limits.stall = None, 1), None);
-    // 1.5 KiB a second is a slow reader.
-    assert_eq!(attack(|_| {}, 1536), None);
-}
-
 /// A frame with as many windows as it has room for, the last of which is the default.
 fn many_windows(count: u32) -> Vec<u8> {
     let windows = (1..count).map(|number| (setting::INITIAL_WINDOW_SIZE, number));

@@ -5,6 +5,7 @@ mod frames;
 mod kinds;
 mod limits;
 mod messages;
+mod room;
 mod sending;
 mod streams;
 mod support;
