@@ -206,21 +206,24 @@ impl ServerBuilder {
         self
     }
 
-    /// How many bytes the server holds for all calls together, beyond what flow control bounds; by
-    /// default 192 MiB, or four messages of the largest size when that is more.
+    /// How many bytes the server holds for all calls together; by default 192 MiB, or four messages of
+    /// the largest size when that is more.
     ///
-    /// Counted are messages of which a part has arrived, requests that did not come in one piece while
-    /// their handlers run, and large responses that the client does not take. A call that would hold
-    /// more than there is left ends with `RESOURCE_EXHAUSTED`; and once nine tenths are used up, so do
-    /// new calls of connections that hold some of it, before they are decoded. Small calls of other
-    /// connections go on. A single message that is larger than the budget cannot be taken.
+    /// Counted are messages of which a part has arrived, messages of streams that their handlers have
+    /// not read, requests that did not come in one piece while their handlers run, and responses that
+    /// the client does not take. A call that would hold more than there is left ends with
+    /// `RESOURCE_EXHAUSTED`; and once nine tenths are used up, so do new calls of connections that hold
+    /// some of it, before they are decoded. Small calls of other connections go on. A single message
+    /// that is larger than the budget cannot be taken.
     ///
-    /// Once half of it is used up, a message that has begun and does not go on by 1 KiB/s ends its call
-    /// in the same way after 15 to 30 s; before that only the deadline does.
+    /// While less than half of it is used up, a call may stand still until its deadline, whoever is
+    /// slow. After that, calls that hold some of it and move less than 1 KiB/s end with
+    /// `RESOURCE_EXHAUSTED` as well, within 15 to 45 s and the slowest first, until half of it is free;
+    /// and little more is taken from handlers whose clients do not read.
     ///
-    /// What handlers allocate comes on top, and what flow control bounds for each connection: 2 MiB of
-    /// unsent responses, and received messages of streams that their handlers have not read, 4 MiB at
-    /// first and up to 32 MiB where the network holds as much.
+    /// What handlers allocate comes on top. A stream that its handler does not read takes 256 KiB, or
+    /// as much as its window has grown to while it was read: 1 MiB, or up to 16 MiB where the network
+    /// holds as much. A connection takes up to 3 MiB of unsent responses.
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.options.memory_budget = Some(bytes);

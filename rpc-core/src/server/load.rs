@@ -120,9 +120,21 @@ impl Account {
         self.held.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether memory is short enough not to leave it to those who make nothing of it.
+    /// Whether memory is short enough not to leave it to those who make nothing of it: half of the
+    /// budget is used up, by this connection too.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.is_holding() && self.load.held() >= self.load.budget / 2
+        self.patience().is_some()
+    }
+
+    /// How many looks a call may make no progress; nothing while there is memory. The shorter it is,
+    /// the fewer, so that those go first on all connections that have stood still for longest.
+    pub(crate) fn patience(&self) -> Option<u8> {
+        let (held, budget) = (self.load.held(), self.load.budget);
+        match held {
+            _ if held < budget / 2 || !self.is_holding() => None,
+            _ if held < budget - budget / 4 => Some(2),
+            _ => Some(1),
+        }
     }
 
     /// Whether new calls are not taken: nine tenths of the budget are used up, by this connection
@@ -137,8 +149,10 @@ impl Account {
 pub(crate) struct Held {
     account: Arc<Account>,
     octets: usize,
-    /// How much it was at the last look; 0 before there was one.
+    /// How much it was at the last look; 0 when there was none since something was taken.
     seen: usize,
+    /// Looks, one after the other, that have found no progress.
+    looks: u8,
 }
 
 impl Held {
@@ -148,14 +162,23 @@ impl Held {
             account: Arc::clone(account),
             octets: 0,
             seen: 0,
+            looks: 0,
         }
+    }
+
+    /// How much it is.
+    pub(crate) fn octets(&self) -> usize {
+        self.octets
     }
 
     /// Holds so much from now on; false when the budget has no room for it, and then as much as before.
     pub(crate) fn set(&mut self, octets: usize) -> bool {
         let Account { load, held } = &*self.account;
         let before = self.octets;
-        if octets <= before {
+        if octets == before {
+            return true;
+        }
+        if octets < before {
             load.held.fetch_sub(before - octets, Ordering::Relaxed);
             held.fetch_sub(before - octets, Ordering::Relaxed);
         } else {
@@ -175,15 +198,32 @@ impl Held {
         true
     }
 
-    /// Whether it is nothing, or new since the last look, or was used, or has grown by so much.
-    pub(crate) fn has_moved(&mut self, enough: usize) -> bool {
-        let octets = self.octets;
-        let seen = std::mem::replace(&mut self.seen, octets);
-        seen == 0 || octets < seen || octets >= seen.saturating_add(enough)
+    /// Holds so much from now on, whatever the budget has room for: what is there already counts.
+    pub(crate) fn put(&mut self, octets: usize) {
+        if !self.set(octets) {
+            let more = octets - self.octets;
+            self.account.load.held.fetch_add(more, Ordering::Relaxed);
+            self.account.held.fetch_add(more, Ordering::Relaxed);
+            self.octets = octets;
+        }
     }
 
-    /// Holds no more than this.
-    pub(crate) fn shrink(&mut self, octets: usize) {
+    /// How many looks, one after the other, have found that it makes no progress: it is not new since
+    /// the last look, nothing was taken from it, and it has not grown by so much, if that counts.
+    pub(crate) fn look(&mut self, enough: Option<usize>) -> u8 {
+        let octets = self.octets;
+        let seen = std::mem::replace(&mut self.seen, octets);
+        let grown = enough.is_some_and(|enough| octets >= seen.saturating_add(enough));
+        self.looks = match seen == 0 || octets < seen || grown {
+            true => 0,
+            false => self.looks.saturating_add(1),
+        };
+        self.looks
+    }
+
+    /// Something was taken, and so much is left at most.
+    pub(crate) fn taken(&mut self, octets: usize) {
+        self.seen = 0;
         self.set(octets.min(self.octets));
     }
 }
@@ -216,6 +256,48 @@ mod tests {
         assert_eq!((account.load.held(), other.octets), (80, 80));
         drop(other);
         assert_eq!(account.load.held(), 0);
+    }
+
+    #[test]
+    fn what_is_there_counts_past_the_budget() {
+        let account = account(100);
+        let (mut one, mut other) = (Held::new(&account), Held::new(&account));
+        one.put(90);
+        one.put(120);
+        assert_eq!((account.load.held(), one.octets()), (120, 120));
+        assert!(!other.set(1) && other.set(0));
+        one.put(0);
+        assert!(other.set(100));
+    }
+
+    #[test]
+    fn patience_is_shorter_the_less_memory_there_is() {
+        let account = account(100);
+        let quiet = Account::new(&account.load);
+        let mut held = Held::new(&account);
+        for (octets, patience) in [(0, None), (49, None), (50, Some(2)), (75, Some(1))] {
+            assert!(held.set(octets));
+            assert_eq!(account.patience(), patience, "{octets}");
+            assert_eq!(quiet.patience(), None);
+        }
+    }
+
+    #[test]
+    fn progress_is_what_was_taken_or_what_has_come() {
+        let account = account(1000);
+        let mut held = Held::new(&account);
+        assert!(held.set(100));
+        assert_eq!([held.look(Some(10)), held.look(Some(10))], [0, 1]);
+        assert!(held.set(109));
+        assert_eq!(held.look(Some(10)), 2);
+        assert!(held.set(119));
+        assert_eq!(held.look(Some(10)), 0);
+        // What comes is no progress of who does not take it.
+        assert!(held.set(200));
+        assert_eq!(held.look(None), 1);
+        held.taken(150);
+        assert!(held.set(300));
+        assert_eq!([held.look(None), held.look(None)], [0, 1]);
     }
 
     #[test]

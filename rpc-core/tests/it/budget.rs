@@ -6,7 +6,7 @@ use rpc_core::server::{
     HeldMemory, ServerBuilder, ServerCall, ServerInterceptor, ServerNext, ServerReply,
 };
 use rpc_core::{Channel, Request, Server, Status};
-use rpc_http2::frame::{flag, kind};
+use rpc_http2::frame::{flag, kind, setting};
 use rpc_testkit::proto::{Message, StreamRequest, TestClient, TestServer};
 use rpc_testkit::raw::{Frame, RawClient, RawReader, frame, message, reset};
 use rpc_testkit::{Running, TestService, run};
@@ -34,9 +34,14 @@ async fn client(server: &Running) -> TestClient {
     TestClient::new(Channel::connect(&server.uri).await.unwrap())
 }
 
+/// A client that takes all answers.
 async fn raw(server: &Running) -> (RawClient, RawReader) {
     let address = server.uri.trim_start_matches("http://");
-    RawClient::connect(address, &[]).await.unwrap()
+    let settings = [(setting::INITIAL_WINDOW_SIZE, 0x7fff_ffff)];
+    let (mut client, reader) = RawClient::connect(address, &settings).await.unwrap();
+    let update = frame(kind::WINDOW_UPDATE, 0, 0, &0x7fff_0000u32.to_be_bytes());
+    client.write(&update).await.unwrap();
+    (client, reader)
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -285,7 +290,8 @@ async fn large_responses_that_nobody_takes_share_the_budget() {
             .memory_budget(4 * LARGE)
     };
     let (server, held) = serve(change).await;
-    let (mut client, mut reader) = raw(&server).await;
+    let address = server.uri.trim_start_matches("http://");
+    let (mut client, mut reader) = RawClient::connect(address, &[]).await.unwrap();
     let mut last = 0;
     for _ in 0..16 {
         let mut body = whole(LARGE);

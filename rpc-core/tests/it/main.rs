@@ -25,4 +25,5 @@ mod scripted;
 mod shutdown;
 mod streams;
 mod stuck;
+mod unread;
 mod unsent;

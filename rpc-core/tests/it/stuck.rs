@@ -78,7 +78,7 @@ async fn a_long_deadline_on_a_young_connection_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_the_server_does_not_take_in_ends() {
+async fn a_call_that_the_server_does_not_take_in_lives_until_its_deadline() {
     let config = Config {
         stream_window: 10,
         ..Config::default()
@@ -89,8 +89,12 @@ async fn a_call_that_the_server_does_not_take_in_ends() {
         body: vec![7; 10_000],
         ..Message::default()
     };
-    let status = within(100, test.echo(message)).await.unwrap_err();
-    assert_eq!(status.code(), Code::Internal, "{status}");
+    let deadline = Duration::from_secs(3 * 3600);
+    let start = Instant::now();
+    let request = Request::new(message).with_timeout(deadline);
+    let status = within(4 * 3600, test.echo(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(start.elapsed() >= deadline, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rpc_core::server::{SendStream, Service};
 use rpc_core::{Codec, Method, Request, Server, Status};
-use rpc_http2::frame::setting;
-use rpc_testkit::raw::RawClient;
-use rpc_testkit::run;
+use rpc_http2::frame::{kind, setting};
+use rpc_testkit::raw::{RawClient, RawReader, frame};
+use rpc_testkit::{Running, run};
 use tokio::sync::Semaphore;
 
 const METHOD: Method<Bytes, Bytes> =
@@ -64,14 +64,17 @@ async fn until(counter: &AtomicUsize, count: usize) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handlers_that_have_sent_something_before_send_no_more_than_the_connection_holds() {
-    let producers = Arc::new(Producers::default());
-    let go = Arc::new(Semaphore::new(0));
-    let gate = Arc::clone(&go);
+/// A server whose handlers send until there is no room, each with a permit, and a client of frames that
+/// has called so many.
+async fn serve(
+    producers: &Arc<Producers>,
+    go: &Arc<Semaphore>,
+    calls: usize,
+) -> (Running, RawClient, RawReader) {
+    let gate = Arc::clone(go);
     let service = Service::new("demo.Unsent").server_streaming(
         &METHOD,
-        &producers,
+        producers,
         move |producers, _request: Request<Bytes>, mut responses| {
             let gate = Arc::clone(&gate);
             async move {
@@ -94,11 +97,48 @@ async fn handlers_that_have_sent_something_before_send_no_more_than_the_connecti
     let server = run(server.bind("127.0.0.1:0").await.unwrap());
     let address = server.uri.trim_start_matches("http://").to_owned();
     let settings = [(setting::INITIAL_WINDOW_SIZE, 0)];
-    let (mut client, _reader) = RawClient::connect(&address, &settings).await.unwrap();
-    for _ in 0..STREAMS {
+    let (mut client, reader) = RawClient::connect(&address, &settings).await.unwrap();
+    for _ in 0..calls {
         let call = client.call("/demo.Unsent/Stream", &[]).1;
         client.write(&call).await.unwrap();
     }
+    (server, client, reader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_read_goes_on_beside_255_that_are_not() {
+    let producers = Arc::new(Producers::default());
+    let go = Arc::new(Semaphore::new(STREAMS));
+    let (_server, mut client, mut reader) = serve(&producers, &go, STREAMS - 1).await;
+    until(&producers.stuck, STREAMS - 1).await;
+    let update = |stream, more: u32| frame(kind::WINDOW_UPDATE, 0, stream, &more.to_be_bytes());
+    client.write(&update(0, 0x7fff_0000)).await.unwrap();
+    let (stream, call) = client.call("/demo.Unsent/Stream", &[]);
+    client.write(&call).await.unwrap();
+    let reading = async {
+        for _ in 0..100 {
+            client.write(&update(stream, 10_000)).await.unwrap();
+            let mut received = 0;
+            while received < 10_000 {
+                let next = reader.next().await.expect("the connection goes on");
+                assert_ne!(next.header.kind, kind::RST_STREAM);
+                if next.header.kind == kind::DATA {
+                    assert_eq!(next.header.stream, stream);
+                    received += next.payload.len();
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("nothing comes of the stream that is read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_have_sent_something_before_send_no_more_than_the_connection_holds() {
+    let producers = Arc::new(Producers::default());
+    let go = Arc::new(Semaphore::new(0));
+    let (_server, _client, _reader) = serve(&producers, &go, STREAMS).await;
     until(&producers.started, STREAMS).await;
     // A few fill the connection, and then all others try.
     for (some, stuck) in [(16, 16), (STREAMS - 16, STREAMS)] {

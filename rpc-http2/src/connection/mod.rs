@@ -14,7 +14,7 @@ mod windows;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::config::{Config, Role};
+use crate::config::{Config, Limits, Role};
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
 use crate::hpack::{Block, Decoder, Encoder};
@@ -300,6 +300,12 @@ impl Connection {
             || (self.streams.len() == 0
                 && (matches!(self.drain, Drain::Final) || self.peer_last.is_some()));
         over && self.output.is_empty()
+    }
+
+    /// What protects it from its peer.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
     }
 
     /// How many octets of frames wait to be taken out: what a peer that does not read makes grow.

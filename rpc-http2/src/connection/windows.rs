@@ -20,7 +20,7 @@ impl Connection {
             let octets = octets.min(stream.unconsumed);
             stream.unconsumed = stream.unconsumed.saturating_sub(octets);
             stream.returnable = stream.returnable.saturating_add(octets);
-            if !stream.flags.recv_closed && stream.returnable >= stream.window / 2 {
+            if !stream.flags.recv_closed && stream.returnable >= (stream.window / 2).max(1) {
                 // It is read, so that more of it may be on its way. One that is not read stays as it is.
                 let grown = stream.window.saturating_mul(READ).min(most);
                 let growth = grown.saturating_sub(stream.window);

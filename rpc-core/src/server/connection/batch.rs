@@ -390,8 +390,12 @@ impl Batch {
         };
         match &mut call.stage {
             Stage::Task { inbox, .. } => {
+                if let More::Unwanted = inbox.more {
+                    return;
+                }
                 inbox.assembler.push(data);
                 inbox.unconsumed += data.len();
+                let has_room = inbox.hold(&state.account);
                 if end {
                     self.wakers.extend(inbox.end(More::Ended));
                 } else if inbox.assembler.has_whole() {
@@ -399,12 +403,11 @@ impl Batch {
                 } else {
                     // A message that is not whole must not wait for the window.
                     let count = std::mem::take(&mut inbox.unconsumed);
-                    let has_room = inbox.hold(&state.account);
                     state.machine.consume(key, count);
-                    if !has_room {
-                        let status = state.account.too_much();
-                        state.end(key.index(), status);
-                    }
+                }
+                if !has_room {
+                    let status = state.account.too_much();
+                    state.end(key.index(), status);
                 }
             }
             Stage::Gathering(gathering) => {

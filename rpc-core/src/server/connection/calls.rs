@@ -25,6 +25,11 @@ const MANY: usize = 1024;
 const KEPT: usize = 64;
 /// Messages below this size are copied into the output; larger ones are shared with it.
 const COPIED: usize = 16 * 1024;
+/// What a stream may hold of whole messages that its handler has not taken before they count: one that
+/// keeps up costs nothing.
+const UNREAD: usize = 4 * 1024;
+/// What is unsent on a connection counts in steps of this size.
+const STEP: usize = 16 * 1024;
 
 pub(super) struct State {
     pub(super) machine: Machine,
@@ -37,9 +42,9 @@ pub(super) struct State {
     /// Calls that have ended and whose observers do not know.
     reports: Reports,
     pub(super) account: Arc<Account>,
-    /// What is held of large responses that have not gone out.
-    replies: Vec<(StreamKey, Held)>,
-    /// When there is a look at messages that are not whole.
+    /// What all streams hold unsent.
+    unsent: Held,
+    /// When there is a look at what makes no progress.
     pub(super) look: Option<std::time::Instant>,
     plain: Template,
     #[cfg(feature = "gzip")]
@@ -91,7 +96,8 @@ pub(super) struct Inbox {
     pub(super) more: More,
     /// What counts against the windows.
     pub(super) unconsumed: usize,
-    /// A message that is not whole, whose octets have been given back to the windows.
+    /// What is held: of a message that is not whole, whose octets have been given back to the window,
+    /// or of whole ones that the handler has not taken.
     pub(super) held: Option<Box<Held>>,
 }
 
@@ -102,6 +108,9 @@ pub(super) enum More {
     Ended,
     /// It ended before its end, and why.
     Broken(&'static str),
+    /// The handler wants nothing more of it: what comes is dropped. Its window is not given back, so
+    /// that the client stops.
+    Unwanted,
 }
 
 impl Inbox {
@@ -118,7 +127,7 @@ impl Inbox {
     pub(super) fn take_reader(&mut self) -> Option<Waker> {
         match &mut self.more {
             More::Open(reader) => reader.take(),
-            More::Ended | More::Broken(_) => None,
+            More::Ended | More::Broken(_) | More::Unwanted => None,
         }
     }
 
@@ -131,25 +140,38 @@ impl Inbox {
         reader
     }
 
-    /// Holds what has arrived of a message; false when the budget has no room for it.
+    /// Holds what has arrived and was not taken; false when the budget has no room for it.
     pub(super) fn hold(&mut self, account: &Arc<Account>) -> bool {
+        let length = self.assembler.len();
+        let counted = self.held.as_ref().map_or(0, |held| held.octets());
+        if self.assembler.has_whole() && length <= counted + UNREAD {
+            return true;
+        }
         let held = self
             .held
             .get_or_insert_with(|| Box::new(Held::new(account)));
-        held.set(self.assembler.len())
+        held.set(length)
     }
 
     /// Holds no more than is left after the reader has taken something.
     pub(super) fn taken(&mut self) {
         if let Some(held) = &mut self.held {
-            held.shrink(self.assembler.len());
+            held.taken(self.assembler.len());
         }
+    }
+
+    /// Nobody takes anything more; gives whoever has waited for it.
+    pub(super) fn discard(&mut self) -> Option<Waker> {
+        self.assembler = Assembler::new(0);
+        self.held = None;
+        self.end(More::Unwanted)
     }
 }
 
 impl State {
     pub(super) fn new(machine: Machine, account: Arc<Account>, now: std::time::Instant) -> Self {
         Self {
+            unsent: Held::new(&account),
             machine,
             calls: Vec::new(),
             wheel: Wheel::new(now),
@@ -157,7 +179,6 @@ impl State {
             armed: None,
             reports: Reports::new(),
             account,
-            replies: Vec::new(),
             look: None,
             plain: fields::response_template(Encoding::Identity),
             #[cfg(feature = "gzip")]
@@ -264,32 +285,41 @@ impl State {
     /// response would have to wait and cannot be held meanwhile.
     pub(super) fn answer_single(&mut self, key: StreamKey, single: Single) -> Option<Status> {
         let length = single.message.len();
-        let mut held = None;
-        if length >= COPIED && length > self.machine.room(key) {
-            let waiting = held.insert(Held::new(&self.account));
-            if !waiting.set(length) {
-                let status = self.account.too_much();
-                self.refuse(key, &status, false);
-                return Some(status);
-            }
+        let unsent = self.machine.unsent().max(self.unsent.octets());
+        if length >= COPIED
+            && length > self.machine.room(key)
+            && !self.unsent.set(unsent.saturating_add(length))
+        {
+            let status = self.account.too_much();
+            self.refuse(key, &status, false);
+            return Some(status);
         }
         self.put_head(key, single.encoding, &single.metadata);
         self.machine.send(key, payload(&single.message), false);
         self.put_ok(key, &single.trailers);
-        if let Some(held) = held
-            && self.machine.room(key) == 0
-        {
-            self.replies.push((key, held));
-        }
+        self.settle();
         None
     }
 
-    /// Lets go of what large responses held that are on their way, or never will be.
+    /// Counts what is unsent, when that has changed by much.
     pub(super) fn settle(&mut self) {
-        if !self.replies.is_empty() {
-            let machine = &mut self.machine;
-            self.replies.retain(|(key, _)| machine.room(*key) == 0);
+        let (unsent, counted) = (self.machine.unsent(), self.unsent.octets());
+        if unsent.abs_diff(counted) >= STEP || (unsent == 0 && counted > 0) {
+            self.count_unsent();
         }
+    }
+
+    /// Counts what is unsent; while memory is short, little of it may come to that.
+    pub(super) fn count_unsent(&mut self) {
+        let unsent = self.machine.unsent();
+        self.unsent.put(unsent);
+        self.machine
+            .tighten(unsent > 0 && self.account.is_crowded());
+    }
+
+    /// Whether the driver has to look at what makes no progress, and does not know of it yet.
+    pub(super) fn has_unseen(&self) -> bool {
+        self.look.is_none() && self.unsent.octets() > 0 && self.machine.limits().stall.is_some()
     }
 
     /// Ends a streaming response with success.
@@ -402,7 +432,8 @@ impl State {
             self.machine.reset(key, ErrorCode::CANCEL);
             self.on_reset(key, "the connection was lost");
         }
-        self.replies.clear();
+        // What is left of calls that were answered goes nowhere.
+        self.unsent.put(0);
     }
 }
 

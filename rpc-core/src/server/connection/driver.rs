@@ -207,7 +207,7 @@ impl Driver {
                 state.on_reset(stream, reason(cause));
             }
         }
-        state.look_at_parts(now);
+        state.look_at_slow(now);
         state.settle();
     }
 

@@ -101,11 +101,8 @@ impl Drop for Hold {
 fn act<R>(shared: &Shared, act: impl FnOnce(&mut State) -> R) -> R {
     let mut state = shared.lock();
     let result = act(&mut state);
-    let driver = if state.machine.has_output() || state.machine.is_finished() {
-        state.driver.take()
-    } else {
-        None
-    };
+    let needed = state.machine.has_output() || state.machine.is_finished() || state.has_unseen();
+    let driver = if needed { state.driver.take() } else { None };
     let reports = state.take_reports();
     drop(state);
     if let Some(driver) = driver {
@@ -155,7 +152,7 @@ impl RecvHalf for Requests {
             return Poll::Ready(Ok(Event::Data(data)));
         }
         match &mut inbox.more {
-            More::Ended => Poll::Ready(Ok(Event::End)),
+            More::Ended | More::Unwanted => Poll::Ready(Ok(Event::End)),
             More::Broken(why) => Poll::Ready(Err(StreamError::Lost((*why).into()))),
             More::Open(reader) => {
                 *reader = Some(cx.waker().clone());
@@ -166,6 +163,19 @@ impl RecvHalf for Requests {
 
     fn account(&self) -> Option<Arc<Account>> {
         Some(Arc::clone(&self.shared.lock().account))
+    }
+}
+
+impl Drop for Requests {
+    /// A handler may go on answering without the rest of its requests.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let reader = match state.call(self.key).map(|call| &mut call.stage) {
+            Some(Stage::Task { inbox, .. }) => inbox.discard(),
+            _ => None,
+        };
+        drop(state);
+        drop(reader);
     }
 }
 
@@ -192,7 +202,8 @@ impl Responses {
             self.shared.write_now();
             return Ok(());
         }
-        let driver = if state.machine.has_output() {
+        state.settle();
+        let driver = if state.machine.has_output() || state.has_unseen() {
             state.driver.take()
         } else {
             None
