@@ -139,6 +139,7 @@ struct Inner {
     details: Bytes,
     metadata: Metadata,
     origin: Origin,
+    call_ended: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -169,6 +170,7 @@ impl Status {
             details: Bytes::new(),
             metadata: Metadata::new(),
             origin: Origin::default(),
+            call_ended: false,
             source: None,
         }))
     }
@@ -222,6 +224,24 @@ impl Status {
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Whether a message could not be sent because its call has ended, and not because of the message.
+    ///
+    /// A server may answer before it has read all requests. Sending more then fails with this, while
+    /// the outcome of the call, which may well be success, is with
+    /// [`ClientStream::finish`](crate::ClientStream::finish) or with the
+    /// [`RecvStream`](crate::RecvStream) of the responses. The code is that of the call when it has
+    /// failed, and [`Code::Cancelled`] when it has succeeded.
+    #[must_use]
+    pub fn is_call_ended(&self) -> bool {
+        self.0.call_ended
+    }
+
+    /// Marks a failure of sending as one of a call that has ended.
+    pub(crate) fn of_ended_call(mut self) -> Self {
+        self.0.call_ended = true;
         self
     }
 

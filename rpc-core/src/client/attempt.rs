@@ -56,6 +56,21 @@ impl Pushback {
     }
 }
 
+/// Which failures another attempt may follow, as far as it depends on the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Repeat {
+    pub(crate) repeatable: bool,
+    pub(crate) allowed: bool,
+}
+
+impl Repeat {
+    /// Whether an attempt that has failed so may be followed by another.
+    pub(crate) fn may_follow(self, code: Code, reached: Reached) -> bool {
+        let unprocessed = matches!(reached, Reached::Nothing | Reached::Library);
+        self.allowed && (unprocessed || self.repeatable && code == Code::Unavailable)
+    }
+}
+
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -96,6 +111,14 @@ impl Attempts {
     pub(crate) fn begin(&mut self) -> u32 {
         self.made += 1;
         self.made
+    }
+
+    /// What the decisions depend on that stays as it is.
+    pub(crate) fn repeat(&self) -> Repeat {
+        Repeat {
+            repeatable: self.repeatable,
+            allowed: self.allowed,
+        }
     }
 
     /// How many a server may have processed.

@@ -8,7 +8,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::attempt::{Attempts, Decision, Failure, Pushback, Reached};
+use super::attempt::{Attempts, Decision, Failure, Pushback, Reached, Repeat};
 use super::balancer::CallTracker;
 use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
@@ -162,14 +162,14 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 Ok(picked) => picked,
                 Err(_) => Box::pin(self.pick_until_deadline()).await,
             };
-            let picked = picked.map_err(|status| self.annotated(status))?;
+            let picked = picked.map_err(|status| self.not_picked(status))?;
             let (connection, mut guard, now) = self.begin(picked);
             let empty = Bytes::new();
             let body = self.body.as_ref().unwrap_or(&empty);
             let mut call = None;
             let replied = poll_fn(|cx| match &mut call {
                 Some(call) => UnaryCall::poll_reply(call, cx),
-                None => match connection.unary(&self.head, body, self.deadline, now, cx) {
+                None => match connection.unary(&self.head, body, now, cx) {
                     Ok(opened) => {
                         call = Some(opened);
                         Poll::Pending
@@ -200,7 +200,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
     }
 
     /// [`Plan::after`] under the deadline.
-    async fn after_until_deadline(&mut self, failed: Failed) -> Result<(), Status> {
+    pub(crate) async fn after_until_deadline(&mut self, failed: Failed) -> Result<(), Status> {
         let Some(deadline) = self.deadline else {
             return self.after(failed).await;
         };
@@ -296,7 +296,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
     /// One attempt: picks, opens the stream and sends the request if there is one already.
     async fn open_once(&mut self) -> Result<Result<Halves, Failed>, Status> {
         let picked = self.pick().await;
-        let picked = picked.map_err(|status| self.annotated(status))?;
+        let picked = picked.map_err(|status| self.not_picked(status))?;
         let (connection, mut guard, _) = self.begin(picked);
         let opened = connection.open(&self.head).and_then(|(mut send, recv)| {
             if let Some(body) = &self.body {
@@ -317,8 +317,25 @@ impl<C: Deref<Target = Core>> Plan<C> {
         })
     }
 
+    /// The status of a call that no endpoint could be found for.
+    fn not_picked(&self, status: Status) -> Status {
+        if self.is_late() {
+            return self.expired();
+        }
+        self.annotated(status)
+    }
+
+    /// Whether the deadline has passed: then nothing but an answer is another reason to end.
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline.instant() <= Instant::now())
+    }
+
     /// Waits for the moment of the next attempt, or ends the call.
     pub(crate) async fn after(&mut self, failed: Failed) -> Result<(), Status> {
+        if failed.reached != Reached::Server && self.is_late() {
+            return Err(self.expired());
+        }
         self.avoid
             .extend(self.endpoint.as_ref().map(Subchannel::id));
         let failure = Failure {
@@ -348,6 +365,11 @@ impl<C: Deref<Target = Core>> Plan<C> {
     /// Counts the call for the budget of retries.
     pub(crate) fn succeeded(&self) {
         self.core.budget.succeeded(self.started);
+    }
+
+    /// Which failures another attempt may follow.
+    pub(crate) fn repeat(&self) -> Repeat {
+        self.attempts.repeat()
     }
 
     pub(crate) fn annotated(&self, status: Status) -> Status {

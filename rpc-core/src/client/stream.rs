@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
@@ -93,7 +93,7 @@ pub(crate) fn start<Q, R>(
                     let body = if single {
                         Body::Sent(halves.send)
                     } else {
-                        let upload = Upload::new(halves.send);
+                        let upload = Upload::new(halves.send, plan.repeat());
                         if send_started.send(Ok(Arc::clone(&upload))).is_err() {
                             // The caller has dropped the requests meanwhile.
                             upload.cancel();
@@ -173,7 +173,9 @@ impl<T> RequestStream<T> {
     /// Waits for room, then encodes and queues a message whole.
     ///
     /// # Errors
-    /// When the call has ended; how it ended is what the receiving half says.
+    /// When the call has ended, which [`Status::is_call_ended`] says: at the latest at its deadline, and
+    /// as soon as the server has answered. How it ended, which may be success, is what the receiving
+    /// half says. Otherwise the message could not be encoded.
     ///
     /// # Cancel safety
     /// A cancelled send has sent nothing; the message is dropped. [`reserve`](Self::reserve) keeps it.
@@ -184,7 +186,7 @@ impl<T> RequestStream<T> {
     /// Waits for room for one message.
     ///
     /// # Errors
-    /// When the call has ended.
+    /// As [`send`](Self::send), when the call has ended.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -196,7 +198,8 @@ impl<T> RequestStream<T> {
     /// Says that no more requests follow; the responses go on.
     ///
     /// # Errors
-    /// When the call has ended before.
+    /// When the call has failed before, other than by an answer of the server, which the receiving half
+    /// has.
     ///
     /// # Cancel safety
     /// A cancelled finish cancels the call.
@@ -214,16 +217,23 @@ impl<T> RequestStream<T> {
         }
         self.finished = true;
         Poll::Ready(match &self.state {
-            SendState::Open(upload) => upload
-                .finish()
-                .map_err(|status| status.with_path(&self.path)),
+            SendState::Open(upload) => upload.finish().map_err(|status| self.ended(status)),
             _ => Ok(()),
         })
     }
 
     pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.poll_ready(cx)
-            .map_err(|status| status.with_path(&self.path))
+        self.poll_ready(cx).map_err(|status| self.ended(status))
+    }
+
+    /// The status of what cannot be sent any more.
+    fn ended(&self, status: Status) -> Status {
+        status.with_path(&self.path).of_ended_call()
+    }
+
+    /// Whether what is sent waits for another attempt, which the receiving half has to make.
+    fn is_broken(&self) -> bool {
+        matches!(&self.state, SendState::Open(upload) if upload.is_broken())
     }
 
     /// Encodes and queues a message that there is room for.
@@ -235,10 +245,8 @@ impl<T> RequestStream<T> {
         }
         let bytes = message::encode(self.encoder, &message, self.encoding)?;
         match &self.state {
-            SendState::Open(upload) => upload
-                .send(bytes)
-                .map_err(|status| status.with_path(&self.path)),
-            SendState::Failed(status) => Err(status.clone()),
+            SendState::Open(upload) => upload.send(bytes).map_err(|status| self.ended(status)),
+            SendState::Failed(status) => Err(self.ended(status.clone())),
             SendState::Starting(_) => Err(Status::internal(
                 "a permit was given before the call had started",
             )),
@@ -268,11 +276,11 @@ impl<T> RequestStream<T> {
             Poll::Ready(Ok(())) => {}
             other => return self.or_deadline(other, cx),
         }
-        let SendState::Open(upload) = &self.state else {
-            return Poll::Pending;
-        };
-        let polled = upload.poll_ready(cx);
-        self.or_deadline(polled, cx)
+        match &self.state {
+            // The connection ends the call by its deadline.
+            SendState::Open(upload) => upload.poll_ready(cx),
+            _ => Poll::Pending,
+        }
     }
 
     fn or_deadline(
@@ -328,6 +336,8 @@ impl<T> SendPermit<'_, T> {
 pub struct ClientStream<Q, R> {
     requests: RequestStream<Q>,
     responses: RecvStream<R>,
+    /// What has arrived while requests were sent: the answer, and what is too much.
+    arrived: Vec<R>,
 }
 
 impl<Q, R> std::fmt::Debug for ClientStream<Q, R> {
@@ -343,27 +353,62 @@ impl<Q, R> ClientStream<Q, R> {
         Self {
             requests,
             responses,
+            arrived: Vec::new(),
         }
     }
 
     /// Waits for room, then encodes and queues a message whole.
     ///
     /// # Errors
-    /// The status of the call when the server has ended it.
+    /// When the call has ended, which [`Status::is_call_ended`] says: at the latest at its deadline, and
+    /// as soon as the server has answered. The status is that of the call if it has failed, and
+    /// `CANCELLED` if it has succeeded; [`finish`](Self::finish) gives the answer in either case.
+    /// Otherwise the message could not be encoded.
     ///
     /// # Cancel safety
     /// A cancelled send has sent nothing; the message is dropped.
     pub async fn send(&mut self, message: Q) -> Result<(), Status> {
-        match self.requests.send(message).await {
-            Ok(()) => Ok(()),
-            Err(error) => match self.responses.recv().await {
-                Err(status) => Err(status),
-                Ok(_) => Err(error),
-            },
+        poll_fn(|cx| self.poll_reserve(cx)).await?;
+        self.requests.send_now(message)
+    }
+
+    fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        loop {
+            if let Err(status) = ready!(self.requests.poll_reserve(cx)) {
+                return Poll::Ready(Err(self.why_ended(status, cx)));
+            }
+            if !self.requests.is_broken() {
+                return Poll::Ready(Ok(()));
+            }
+            // Nobody else moves the receiving half, which makes the next attempt or has none.
+            let polled = self.poll_responses(cx);
+            if polled.is_pending() && self.requests.is_broken() {
+                return Poll::Pending;
+            }
         }
     }
 
-    /// Says that no more requests follow and waits for the response.
+    /// Takes in what has arrived, for `finish`.
+    fn poll_responses(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        // The third one says nothing new: there may be one.
+        while self.arrived.len() < 2 {
+            match ready!(self.responses.poll_recv(cx))? {
+                Some(message) => self.arrived.push(message),
+                None => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The status of a call that takes no more requests.
+    fn why_ended(&mut self, status: Status, cx: &mut Context<'_>) -> Status {
+        match self.poll_responses(cx) {
+            Poll::Ready(Err(failure)) => failure.of_ended_call(),
+            Poll::Ready(Ok(())) | Poll::Pending => status,
+        }
+    }
+
+    /// Says that no more requests follow and waits for the response, which may be there already.
     ///
     /// # Errors
     /// The status of the call.
@@ -374,10 +419,16 @@ impl<Q, R> ClientStream<Q, R> {
         let Self {
             requests,
             mut responses,
+            arrived,
         } = self;
+        let mut arrived = arrived.into_iter();
         // When the server has ended the call already, its answer says more than this error.
         let finished = requests.finish().await;
-        let message = match responses.recv().await? {
+        let message = match arrived.next() {
+            Some(message) => Some(message),
+            None => responses.recv().await?,
+        };
+        let message = match message {
             Some(message) => message,
             None => {
                 finished?;
@@ -386,7 +437,7 @@ impl<Q, R> ClientStream<Q, R> {
                 ));
             }
         };
-        if responses.recv().await?.is_some() {
+        if arrived.next().is_some() || responses.recv().await?.is_some() {
             return Err(Status::internal(
                 "the server answered with more than one message",
             ));

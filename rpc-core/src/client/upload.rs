@@ -5,8 +5,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::attempt::Repeat;
 use crate::Status;
-use crate::transport::stream::{ErrorCode, SendHalf};
+use crate::transport::stream::{ErrorCode, SendHalf, StreamError};
 
 /// How many bytes of requests are kept to be sent again. A call that has sent more stays with the
 /// endpoint that it has.
@@ -15,11 +16,13 @@ const KEPT: usize = 256 * 1024;
 /// The sending half of a call that may move from one stream to another.
 ///
 /// While the call may be made again, a stream that breaks is no failure of sending: the receiving
-/// half hears of it too and decides.
+/// half hears of it too and decides. Anything else that ends the call ends sending at once, an answer
+/// first of all.
 pub(crate) struct Upload(Mutex<State>);
 
 struct State {
     send: Box<dyn SendHalf>,
+    repeat: Repeat,
     /// What was sent so far, as long as it may have to be sent again.
     kept: Option<Vec<Bytes>>,
     bytes: usize,
@@ -28,9 +31,10 @@ struct State {
 }
 
 impl Upload {
-    pub(crate) fn new(send: Box<dyn SendHalf>) -> Arc<Self> {
+    pub(crate) fn new(send: Box<dyn SendHalf>, repeat: Repeat) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             send,
+            repeat,
             kept: Some(Vec::new()),
             bytes: 0,
             finished: false,
@@ -49,12 +53,16 @@ impl Upload {
             return Poll::Ready(Ok(()));
         }
         match state.send.poll_ready(cx, 1) {
-            Poll::Ready(Err(_)) if state.kept.is_some() => {
-                state.broken = true;
-                Poll::Ready(Ok(()))
-            }
-            polled => polled.map_err(|error| error.into_status()),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(state.failed(error)),
         }
+    }
+
+    /// Whether what is sent waits for another attempt, which the receiving half has to make.
+    pub(crate) fn is_broken(&self) -> bool {
+        let state = self.lock();
+        state.broken && state.kept.is_some()
     }
 
     pub(crate) fn send(&self, message: Bytes) -> Result<(), Status> {
@@ -113,12 +121,22 @@ impl State {
             return Ok(());
         }
         match self.send.send(data, end) {
-            Err(_) if self.kept.is_some() => {
-                self.broken = true;
-                Ok(())
-            }
-            sent => sent.map_err(|error| error.into_status()),
+            Ok(()) => Ok(()),
+            // There is nothing that the server would miss, and the receiving half has its answer.
+            Err(StreamError::Answered(_)) if end => Ok(()),
+            Err(error) => self.failed(error),
         }
+    }
+
+    /// The stream takes nothing any more.
+    fn failed(&mut self, error: StreamError) -> Result<(), Status> {
+        let again = self.repeat.may_follow(error.code(), error.reached());
+        if self.kept.is_some() && again && !self.send.has_begun() {
+            self.broken = true;
+            return Ok(());
+        }
+        self.kept = None;
+        Err(error.into_status())
     }
 }
 
@@ -134,7 +152,6 @@ impl Drop for Resend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::stream::StreamError;
     use crate::wire::head::{ResponseHead, Trailers};
 
     /// Writes down what it is given; breaks when it is told.
@@ -144,7 +161,8 @@ mod tests {
     #[derive(Default)]
     struct Written {
         sent: Vec<(Bytes, bool)>,
-        broken: bool,
+        broken: Option<StreamError>,
+        begun: bool,
     }
 
     impl Log {
@@ -153,14 +171,22 @@ mod tests {
         }
 
         fn break_down(&self) {
-            self.0.lock().unwrap().broken = true;
+            self.break_with(StreamError::Refused("as asked".to_owned()));
+        }
+
+        fn break_with(&self, error: StreamError) {
+            self.0.lock().unwrap().broken = Some(error);
         }
 
         fn check(&self) -> Result<(), StreamError> {
-            if self.0.lock().unwrap().broken {
-                return Err(StreamError::Refused("as asked".to_owned()));
-            }
-            Ok(())
+            let broken = self
+                .0
+                .lock()
+                .unwrap()
+                .broken
+                .as_ref()
+                .map(StreamError::again);
+            broken.map_or(Ok(()), Err)
         }
     }
 
@@ -177,11 +203,23 @@ mod tests {
             Ok(())
         }
 
+        fn has_begun(&self) -> bool {
+            self.0.lock().unwrap().begun
+        }
+
         fn send_trailers(&mut self, _trailers: Trailers) {}
 
         fn reset(&mut self, _code: ErrorCode) {
             self.break_down();
         }
+    }
+
+    fn upload(log: &Log) -> Arc<Upload> {
+        let repeat = Repeat {
+            repeatable: false,
+            allowed: true,
+        };
+        Upload::new(Box::new(log.clone()), repeat)
     }
 
     fn ready(upload: &Upload) -> Poll<Result<(), Status>> {
@@ -195,7 +233,7 @@ mod tests {
     #[test]
     fn another_stream_gets_everything_again() {
         let (first, second) = (Log::default(), Log::default());
-        let upload = Upload::new(Box::new(first.clone()));
+        let upload = upload(&first);
         upload.send(ONE).unwrap();
         first.break_down();
         assert!(matches!(ready(&upload), Poll::Ready(Ok(()))));
@@ -210,7 +248,7 @@ mod tests {
     #[test]
     fn once_committed_a_broken_stream_is_a_failure() {
         let log = Log::default();
-        let upload = Upload::new(Box::new(log.clone()));
+        let upload = upload(&log);
         upload.send(ONE).unwrap();
         upload.commit();
         log.break_down();
@@ -220,8 +258,48 @@ mod tests {
     }
 
     #[test]
+    fn what_no_attempt_follows_ends_sending_at_once() {
+        let lost = || StreamError::Lost("as asked".into());
+        let answers = [
+            StreamError::Answered(None),
+            StreamError::Answered(Some(Status::not_found("here"))),
+            StreamError::Answered(Some(Status::unavailable("here"))),
+            StreamError::Deadline,
+            StreamError::Reset(ErrorCode::CANCEL),
+            lost(),
+        ];
+        for error in answers {
+            let log = Log::default();
+            let upload = upload(&log);
+            upload.send(ONE).unwrap();
+            let code = error.code();
+            log.break_with(error);
+            assert_eq!(upload.send(TWO).unwrap_err().code(), code);
+            assert!(!upload.can_resend() && !upload.is_broken());
+            assert!(matches!(ready(&upload), Poll::Ready(Err(status)) if status.code() == code));
+        }
+    }
+
+    #[test]
+    fn a_response_that_has_begun_is_no_other_attempts() {
+        let log = Log::default();
+        let upload = upload(&log);
+        log.0.lock().unwrap().begun = true;
+        log.break_down();
+        assert!(upload.send(ONE).is_err() && !upload.can_resend());
+    }
+
+    #[test]
+    fn the_end_of_the_requests_of_an_answered_call_is_no_failure() {
+        let log = Log::default();
+        let upload = upload(&log);
+        log.break_with(StreamError::Answered(None));
+        upload.finish().unwrap();
+    }
+
+    #[test]
     fn what_is_too_long_is_not_kept() {
-        let upload = Upload::new(Box::new(Log::default()));
+        let upload = upload(&Log::default());
         upload.send(Bytes::from(vec![0; KEPT])).unwrap();
         assert!(upload.can_resend());
         upload.send(ONE).unwrap();
@@ -231,7 +309,7 @@ mod tests {
     #[test]
     fn without_a_receiver_nothing_is_sent_again() {
         let log = Log::default();
-        let upload = Upload::new(Box::new(log.clone()));
+        let upload = upload(&log);
         drop(Resend(Arc::clone(&upload)));
         log.break_down();
         assert!(upload.send(ONE).is_err());

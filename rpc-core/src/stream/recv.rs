@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::apart::Large;
 use crate::client::OpenedRecv;
@@ -41,7 +41,10 @@ struct Receiving<T> {
 struct Rare<T> {
     /// A message that is being decompressed or decoded elsewhere.
     apart: Option<BoxFuture<'static, Result<T, Status>>>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Until it is known that the call has ended before.
+    deadline: Option<Deadline>,
+    /// For what no connection ends by the deadline: the start of the call, and messages decoded apart.
+    sleep: Option<Pin<Box<Sleep>>>,
     headers: Option<Metadata>,
     trailers: Option<Metadata>,
     /// An error was given to the caller.
@@ -53,6 +56,7 @@ impl<T> Default for Rare<T> {
         Self {
             apart: None,
             deadline: None,
+            sleep: None,
             headers: None,
             trailers: None,
             reported: false,
@@ -121,7 +125,8 @@ impl<T> RecvStream<T> {
     ) -> Self {
         let rare = deadline.map(|deadline| {
             Box::new(Rare {
-                deadline: Some(Box::pin(tokio::time::sleep_until(deadline.instant()))),
+                deadline: Some(deadline),
+                sleep: Some(Box::pin(tokio::time::sleep_until(deadline.instant()))),
                 ..Rare::default()
             })
         });
@@ -182,6 +187,9 @@ impl<T> RecvStream<T> {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
+        if let Some(status) = self.expire() {
+            return Poll::Ready(Err(status));
+        }
         loop {
             if let Some(rare) = &mut self.0.rare
                 && let Some(apart) = &mut rare.apart
@@ -324,14 +332,35 @@ impl<T> RecvStream<T> {
             match opened {
                 Some(Ok(opened)) => self.0.source = Source::Open(Box::new(opened)),
                 Some(Err(status)) => return Poll::Ready(Err(self.fail(status))),
+                // The connection ends the call by its deadline.
+                None if matches!(self.0.source, Source::Open(_)) => return Poll::Pending,
                 None => return self.poll_deadline(cx),
             }
         }
     }
 
+    /// Ends a call whose deadline has passed, whatever has arrived of it and was not taken. A call that
+    /// had ended before is read to its end.
+    fn expire(&mut self) -> Option<Status> {
+        let rare = self.0.rare.as_mut()?;
+        let deadline = rare.deadline?;
+        let Source::Open(opened) = &mut self.0.source else {
+            return None;
+        };
+        if Instant::now() < deadline.instant() {
+            return None;
+        }
+        if !opened.recv.expire() {
+            rare.deadline = None;
+            return None;
+        }
+        let status = opened.plan.expired();
+        Some(self.fail(status))
+    }
+
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
         let rare = self.0.rare.as_mut();
-        let Some(sleep) = rare.and_then(|rare| rare.deadline.as_mut()) else {
+        let Some(sleep) = rare.and_then(|rare| rare.sleep.as_mut()) else {
             return Poll::Pending;
         };
         if sleep.as_mut().poll(cx).is_pending() {
@@ -375,6 +404,13 @@ impl<T> RecvStream<T> {
             Ok(Event::End) => {
                 Status::unknown("the server ended the call without a grpc-status").into()
             }
+            Err(StreamError::Deadline) => {
+                let status = match &self.0.source {
+                    Source::Open(opened) => opened.plan.expired(),
+                    _ => StreamError::Deadline.into_status(),
+                };
+                return Some(Err(self.fail(status)));
+            }
             Err(error) => crate::client::Failed::from(error),
         };
         let source = std::mem::replace(&mut self.0.source, Source::Done);
@@ -400,8 +436,8 @@ impl<T> RecvStream<T> {
         }
         drop(recv);
         self.0.source = Source::Again(Box::pin(async move {
-            let again = match plan.after(failed).await {
-                Ok(()) => plan.open().await,
+            let again = match plan.after_until_deadline(failed).await {
+                Ok(()) => plan.open_until_deadline().await,
                 Err(status) => Err(status),
             };
             match again {
@@ -429,6 +465,8 @@ impl<T> RecvStream<T> {
         if let Some(rare) = &mut self.0.rare {
             rare.apart = None;
         }
+        // What has arrived behind the failure, or too late, is no part of the call.
+        self.0.messages = MessageDecoder::new(Encoding::Identity, 0);
         self.end(Some(&status));
         self.0.source = Source::Failed(status.clone());
         status

@@ -28,6 +28,11 @@ pub(crate) enum Event {
 pub(crate) trait RecvHalf: Send {
     /// The next event; room in the flow-control window is given back as data is taken.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>>;
+    /// Ends the call, whose deadline has passed, unless it has ended before; whether the deadline is
+    /// what has ended it. Clients only.
+    fn expire(&mut self) -> bool {
+        false
+    }
     /// Where large messages that are taken from it count; servers only.
     fn account(&self) -> Option<Arc<Account>> {
         None
@@ -45,6 +50,10 @@ pub(crate) trait SendHalf: Send {
     /// Queues a small message that stays with its owner.
     fn send_copied(&mut self, data: &[u8]) -> Result<(), StreamError> {
         self.send(Bytes::copy_from_slice(data), false)
+    }
+    /// Whether the response has begun; clients only.
+    fn has_begun(&self) -> bool {
+        false
     }
     /// Ends the response; servers only.
     fn send_trailers(&mut self, trailers: Trailers);
@@ -87,6 +96,9 @@ pub(crate) enum StreamError {
     Protocol(Status),
     /// There is no memory for what arrives; servers only.
     Exhausted(Status),
+    /// The server has answered whole, and takes no more requests: why it failed if it did. Senders of
+    /// clients only, whose receiving half has the answer.
+    Answered(Option<Status>),
 }
 
 impl StreamError {
@@ -96,9 +108,23 @@ impl StreamError {
             Self::Unsent(_) => Reached::Nothing,
             Self::Refused(_) => Reached::Library,
             Self::Lost(_) | Self::Deadline => Reached::Perhaps,
-            Self::Reset(_) | Self::Violation(_) | Self::Protocol(_) | Self::Exhausted(_) => {
-                Reached::Server
-            }
+            Self::Reset(_)
+            | Self::Violation(_)
+            | Self::Protocol(_)
+            | Self::Exhausted(_)
+            | Self::Answered(_) => Reached::Server,
+        }
+    }
+
+    /// The code of its status.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Unsent(_) | Self::Refused(_) | Self::Lost(_) => Code::Unavailable,
+            Self::Reset(code) => status_code(*code),
+            Self::Violation(_) => Code::Internal,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::Protocol(status) | Self::Exhausted(status) => status.code(),
+            Self::Answered(status) => status.as_ref().map_or(Code::Cancelled, Status::code),
         }
     }
 
@@ -113,6 +139,7 @@ impl StreamError {
             Self::Deadline => Self::Deadline,
             Self::Protocol(status) => Self::Protocol(status.clone()),
             Self::Exhausted(status) => Self::Exhausted(status.clone()),
+            Self::Answered(status) => Self::Answered(status.clone()),
         }
     }
 
@@ -130,7 +157,12 @@ impl StreamError {
                 Status::internal(format!("the peer broke the protocol: {what}"))
             }
             Self::Deadline => Status::deadline_exceeded("the call did not end by its deadline"),
-            Self::Protocol(status) | Self::Exhausted(status) => status,
+            Self::Protocol(status) | Self::Exhausted(status) | Self::Answered(Some(status)) => {
+                status
+            }
+            Self::Answered(None) => {
+                Status::cancelled("the server has answered already and takes no more requests")
+            }
         }
     }
 }
@@ -151,5 +183,27 @@ mod tests {
             );
         }
         assert_eq!(status_code(ErrorCode(99)), Code::Internal);
+    }
+
+    #[test]
+    fn an_error_has_the_code_of_its_status() {
+        for error in [
+            StreamError::Unsent("u".to_owned()),
+            StreamError::Refused("r".to_owned()),
+            StreamError::Reset(CANCEL),
+            StreamError::Lost("l".into()),
+            StreamError::Violation("v"),
+            StreamError::Deadline,
+            StreamError::Protocol(Status::not_found("p")),
+            StreamError::Exhausted(Status::resource_exhausted("e")),
+            StreamError::Answered(Some(Status::aborted("a"))),
+            StreamError::Answered(None),
+        ] {
+            assert_eq!(
+                error.code(),
+                error.again().into_status().code(),
+                "{error:?}"
+            );
+        }
     }
 }

@@ -51,6 +51,17 @@ impl Trailers {
         }
     }
 
+    /// The same once more, when they are those of a call that has failed.
+    pub(crate) fn failure(&self) -> Option<Self> {
+        let Some(Err(status)) = &self.outcome else {
+            return None;
+        };
+        Some(Self {
+            outcome: Some(Err(status.clone())),
+            metadata: self.metadata.clone(),
+        })
+    }
+
     /// The outcome of the call: its trailing metadata, or why it failed.
     pub(crate) fn into_result(self) -> Result<Metadata, Status> {
         match self.outcome {

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Mutex;
 
 use rpc_core::client::Address;
+use rpc_core::client::ChannelBuilder;
 use rpc_core::{BoxFuture, Channel, Connector, Io};
 use rpc_http2::hpack::Template;
-use rpc_http2::{Config, Connection, Event, Fields, Output, Role, StreamKey};
+use rpc_http2::{Config, Connection, ErrorCode, Event, Fields, Output, Payload, Role, StreamKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ type Order = Box<dyn FnOnce(&mut Connection, &[StreamKey]) + Send>;
 pub(crate) struct Engine {
     orders: mpsc::UnboundedSender<Order>,
     calls: mpsc::UnboundedReceiver<()>,
+    /// The streams that the client has reset, and when that was heard.
+    pub(crate) resets: mpsc::UnboundedReceiver<(ErrorCode, Instant)>,
     /// Ends when the client has closed the connection.
     pub(crate) closed: tokio::task::JoinHandle<()>,
 }
@@ -38,11 +41,17 @@ pub(crate) struct Engine {
 impl Engine {
     /// Connects a channel to a new server.
     pub(crate) async fn connect(config: Config) -> (Channel, Self) {
+        Self::connect_with(config, Channel::builder()).await
+    }
+
+    /// Connects a channel with settings of its own to a new server.
+    pub(crate) async fn connect_with(config: Config, channel: ChannelBuilder) -> (Channel, Self) {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (orders, told) = mpsc::unbounded_channel();
         let (call, calls) = mpsc::unbounded_channel();
-        let closed = tokio::spawn(serve(theirs, config, told, call));
-        let channel = Channel::builder()
+        let (reset, resets) = mpsc::unbounded_channel();
+        let closed = tokio::spawn(serve(theirs, config, told, call, reset));
+        let channel = channel
             .connector(Pipes(Mutex::new(Some(ours))))
             .connect("http://test:1")
             .await
@@ -50,6 +59,7 @@ impl Engine {
         let engine = Self {
             orders,
             calls,
+            resets,
             closed,
         };
         (channel, engine)
@@ -78,11 +88,32 @@ pub(crate) fn ok(machine: &mut Connection, key: StreamKey) {
     machine.trailers(key, &mut trailers, &Fields::new());
 }
 
+/// Sends the head of a response with these fields beside those that it has to have.
+pub(crate) fn head(machine: &mut Connection, key: StreamKey, fields: &[(&str, &str)], end: bool) {
+    let all = [(":status", "200"), ("content-type", "application/grpc")];
+    let mut all = Template::new(all.iter().chain(fields).copied().collect());
+    machine.respond(key, &mut all, &Fields::new(), end);
+}
+
+/// Sends a message.
+pub(crate) fn message(machine: &mut Connection, key: StreamKey, message: &[u8]) {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let framed = [&[0], &length[..], message].concat();
+    machine.send(key, Payload::Copied(&framed), false);
+}
+
+/// Ends a response with these fields.
+pub(crate) fn trailers(machine: &mut Connection, key: StreamKey, fields: &[(&str, &str)]) {
+    let mut all = Template::new(fields.iter().copied().collect());
+    machine.trailers(key, &mut all, &Fields::new());
+}
+
 async fn serve(
     mut pipe: DuplexStream,
     config: Config,
     mut orders: mpsc::UnboundedReceiver<Order>,
     calls: mpsc::UnboundedSender<()>,
+    resets: mpsc::UnboundedSender<(ErrorCode, Instant)>,
 ) {
     let mut machine = Connection::new(Role::Server, config, Instant::now().into_std());
     let (mut input, mut keys, mut output) = (Vec::new(), Vec::new(), Output::default());
@@ -121,9 +152,15 @@ async fn serve(
                 input.extend_from_slice(&read[..count]);
                 let mut rest = &*input;
                 while let Some(event) = machine.receive(&mut rest, Instant::now().into_std()).unwrap() {
-                    if let Event::Head { stream, .. } = event {
-                        keys.push(stream);
-                        let _ = calls.send(());
+                    match event {
+                        Event::Head { stream, .. } => {
+                            keys.push(stream);
+                            let _ = calls.send(());
+                        }
+                        Event::Reset { code, .. } => {
+                            let _ = resets.send((code, Instant::now()));
+                        }
+                        _ => {}
                     }
                 }
                 input = rest.to_vec();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rpc_http2::hpack::Template;
 use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::report::{Report, Reports};
 use crate::server::handler::{IncomingCall, Single};
@@ -14,7 +15,7 @@ use crate::server::load::{Account, Held};
 use crate::server::slot::Answer;
 use crate::transport::http2::assembler::Assembler;
 use crate::transport::http2::fields;
-use crate::transport::http2::wheel::Wheel;
+use crate::transport::http2::wheel::{CLOCKS_DIFFER, Wheel};
 use crate::wire::compression::{ACCEPT, Encoding};
 use crate::wire::head::ResponseHead;
 use crate::{Code, Metadata, Status};
@@ -361,16 +362,24 @@ impl State {
 
     /// The deadline of a call has passed.
     pub(super) fn expire(&mut self, index: usize) {
-        let status = Status::deadline_exceeded("the handler did not end by the deadline");
-        self.end(index, status);
+        self.end(index, expired());
     }
 
-    /// Ends a call whatever its handler does.
+    /// Whether a client that goes away now does so because the deadline of the call has passed: by its
+    /// own clock, which began earlier.
+    fn is_late(&self, key: StreamKey) -> bool {
+        let now = Instant::now().into_std();
+        self.wheel.is_due(key.index(), now + CLOCKS_DIFFER)
+    }
+
+    /// Ends a call whatever its handler does. What waits behind a closed window is not sent: the client
+    /// would hear of the end only once it has read all of it.
     pub(super) fn end(&mut self, index: usize, status: Status) {
         let Some(Some(call)) = self.calls.get_mut(index) else {
             return;
         };
         let key = call.key;
+        self.machine.discard(key);
         let stage = std::mem::replace(&mut call.stage, Stage::Ended);
         let report = call.report.take();
         self.fail(key, &status);
@@ -388,8 +397,12 @@ impl State {
 
     /// A stream is over before its end: its handler has nobody to answer any more.
     pub(super) fn on_reset(&mut self, key: StreamKey, why: &'static str) {
-        let Some(call) = self.call(key) else {
+        if self.call(key).is_none() {
             self.machine.release(key);
+            return;
+        }
+        let is_late = self.is_late(key);
+        let Some(call) = self.call(key) else {
             return;
         };
         match &mut call.stage {
@@ -398,6 +411,7 @@ impl State {
                 inbox,
                 sender,
             } => {
+                let report = call.report.take_if(|_| is_late);
                 let wakers = [inbox.end(More::Broken(why)), sender.take()];
                 let abort = abort.take();
                 // Nothing locks again inside: these only schedule tasks.
@@ -405,10 +419,18 @@ impl State {
                 if let Some(abort) = abort {
                     abort.abort();
                 }
+                if report.is_some() {
+                    self.ended(report, Some(expired()));
+                }
             }
             Stage::Gathering(_) => {
                 let report = self.remove(key).and_then(|call| call.report);
-                self.ended(report, Some(Status::cancelled("the client ended the call")));
+                let status = if is_late {
+                    expired()
+                } else {
+                    Status::cancelled("the client ended the call")
+                };
+                self.ended(report, Some(status));
             }
             Stage::InPlace | Stage::Ended => {}
         }
@@ -435,6 +457,10 @@ impl State {
         // What is left of calls that were answered goes nowhere.
         self.unsent.put(0);
     }
+}
+
+fn expired() -> Status {
+    Status::deadline_exceeded("the handler did not end by the deadline")
 }
 
 /// A message as it goes to the engine.

@@ -17,7 +17,7 @@ use super::client_halves::{Half, Receiver, Sender};
 use super::fields::{self, ClientHead, KnownHead, KnownHeads};
 use super::socket::{self, Wire};
 use super::templates::{self, Templates};
-use super::wheel::Wheel;
+use super::wheel::{CLOCKS_DIFFER, Wheel};
 use crate::transport::connector::Io;
 use crate::transport::stream::StreamError;
 use crate::wire::head::{RequestHead, ResponseHead, Trailers};
@@ -110,6 +110,8 @@ pub(super) struct Call {
     pub(super) halves: u8,
     /// Something was received since the last message was sent.
     pub(super) turn: bool,
+    /// The head of the response has come, with more to follow.
+    pub(super) begun: bool,
 }
 
 /// The parts of a unary response.
@@ -164,10 +166,11 @@ pub(crate) async fn connect(
 }
 
 impl Connection {
-    /// Opens a stream; the head goes out, the messages follow through the sending half.
+    /// Opens a stream; the head goes out, the messages follow through the sending half. The deadline
+    /// of the head ends both halves with [`StreamError::Deadline`], whether anybody polls them or not.
     pub(crate) fn open(&self, head: &RequestHead) -> Result<(Sender, Receiver), StreamError> {
         let mut state = self.shared.lock();
-        let key = state.open(&self.shared, head, None, false, Instant::now())?;
+        let key = state.open(&self.shared, head, false, Instant::now())?;
         let driver = state.driver.take();
         drop(state);
         wake(driver);
@@ -184,24 +187,23 @@ impl Connection {
         ))
     }
 
-    /// Makes a whole unary call, whose task is woken when it has ended; the deadline ends it with
-    /// [`StreamError::Deadline`].
+    /// Makes a whole unary call, whose task is woken when it has ended; the deadline of the head ends it
+    /// with [`StreamError::Deadline`].
     pub(crate) fn unary(
         &self,
         head: &RequestHead,
         body: &Bytes,
-        deadline: Option<Deadline>,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Result<UnaryCall<'_>, StreamError> {
         let mut state = self.shared.lock();
-        let key = state.open(&self.shared, head, deadline, true, now)?;
+        let key = state.open(&self.shared, head, true, now)?;
         if let Some(call) = state.call(key) {
             call.receiver = Some(cx.waker().clone());
         }
         state.machine.send(key, payload(body), true);
         let alone = state.machine.stream_count() == 1;
-        if alone && !state.is_too_early_for(deadline) {
+        if alone && !state.is_too_early_for(head.deadline) {
             drop(state);
             self.shared.write_now();
         } else {
@@ -306,7 +308,6 @@ impl State {
         &mut self,
         shared: &Shared,
         head: &RequestHead,
-        deadline: Option<Deadline>,
         unary: bool,
         now: Instant,
     ) -> Result<StreamKey, StreamError> {
@@ -355,8 +356,9 @@ impl State {
             sender: None,
             halves: 2,
             turn: false,
+            begun: false,
         });
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = head.deadline {
             self.wheel.set(index, deadline.instant().into_std());
         }
         Ok(stream)
@@ -437,10 +439,12 @@ impl State {
                     encoding,
                     ..ResponseHead::default()
                 });
+                call.begun = true;
                 return [call.progress(), None];
             }
             (_, Some(Ok(ClientHead::Head(head)))) => {
                 call.head = Some(head);
+                call.begun = true;
                 if !end {
                     return [call.progress(), None];
                 }
@@ -452,7 +456,9 @@ impl State {
             (_, Some(Err(error))) => call.outcome = Some(Err(error)),
             (_, None) => call.outcome = Some(Ok(None)),
         }
-        call.both()
+        let wakers = call.both();
+        self.machine.discard(key);
+        wakers
     }
 
     pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) -> [Option<Waker>; 2] {
@@ -499,7 +505,12 @@ impl State {
             return [None, None];
         };
         call.outcome.get_or_insert(Ok(Some(trailers)));
-        call.both()
+        let (wakers, unary) = (call.both(), call.unary);
+        if !unary {
+            // Who has answered takes no more requests.
+            self.machine.discard(key);
+        }
+        wakers
     }
 
     /// A stream is over before its end.
@@ -511,12 +522,56 @@ impl State {
         call.both()
     }
 
+    /// The peer, or the loss of its connection, has ended a stream before its end. Once the deadline
+    /// has passed it makes no difference how.
+    pub(super) fn on_broken(
+        &mut self,
+        key: StreamKey,
+        error: StreamError,
+        now: std::time::Instant,
+    ) -> [Option<Waker>; 2] {
+        let seen = match &error {
+            StreamError::Reset(ErrorCode::CANCEL) => now + CLOCKS_DIFFER,
+            _ => now,
+        };
+        let is_late = self.wheel.is_due(key.index(), seen);
+        self.on_error(
+            key,
+            if is_late {
+                StreamError::Deadline
+            } else {
+                error
+            },
+        )
+    }
+
+    /// The deadline of a call has passed: both its directions end, and the peer is told. What has
+    /// arrived of it and was not taken is not taken any more; an answer that is whole stays.
+    pub(super) fn expire(&mut self, index: usize) -> [Option<Waker>; 2] {
+        let call = self.calls.get_mut(index).and_then(Option::as_mut);
+        let Some(call) = call.filter(|call| call.outcome.is_none()) else {
+            return [None, None];
+        };
+        let key = call.key;
+        call.outcome = Some(Err(StreamError::Deadline));
+        call.whole = None;
+        call.assembler.take_all();
+        let unread = std::mem::take(&mut call.unconsumed);
+        let wakers = call.both();
+        self.machine.reset(key, ErrorCode::CANCEL);
+        self.machine.consume(key, unread);
+        wakers
+    }
+
     /// The connection is over: so are all calls.
     pub(super) fn on_lost(&mut self, lost: Lost) -> Vec<Waker> {
         let lost = Arc::clone(self.lost.get_or_insert_with(|| Arc::new(lost)));
         let mut wakers = Vec::new();
+        let now = Instant::now().into_std();
         for call in self.calls.iter_mut().flatten() {
-            let error = if self.machine.is_waiting(call.key) {
+            let error = if self.wheel.is_due(call.key.index(), now) {
+                StreamError::Deadline
+            } else if self.machine.is_waiting(call.key) {
                 StreamError::Unsent(format!("the connection was lost: {}", lost.text))
             } else {
                 lost.error()

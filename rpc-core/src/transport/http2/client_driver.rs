@@ -216,19 +216,10 @@ impl Driver {
         let mut due = Vec::new();
         state.wheel.expire(now.into_std(), |index| due.push(index));
         for index in due {
-            let Some(Some(call)) = state.calls.get(index) else {
-                continue;
-            };
-            let key = call.key;
-            self.wakers.extend(
-                state
-                    .on_error(key, StreamError::Deadline)
-                    .into_iter()
-                    .flatten(),
-            );
-            state.machine.reset(key, ErrorCode::CANCEL);
+            self.wakers
+                .extend(state.expire(index).into_iter().flatten());
         }
-        receive_events(state, &mut self.wakers);
+        receive_events(state, now.into_std(), &mut self.wakers);
     }
 
     /// Sees to it that the next deadline is looked at.
@@ -329,7 +320,7 @@ fn receive(
                 code,
                 cause,
             }) => {
-                reset(state, stream, code, cause, wakers);
+                reset(state, stream, code, cause, now, wakers);
                 continue;
             }
             Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => continue,
@@ -343,7 +334,7 @@ fn receive(
 }
 
 /// Acts on what has happened without anything being read.
-fn receive_events(state: &mut State, wakers: &mut Vec<Waker>) {
+fn receive_events(state: &mut State, now: std::time::Instant, wakers: &mut Vec<Waker>) {
     while let Some(event) = state.machine.poll_event() {
         if let Event::Reset {
             stream,
@@ -351,7 +342,7 @@ fn receive_events(state: &mut State, wakers: &mut Vec<Waker>) {
             cause,
         } = event
         {
-            reset(state, stream, code, cause, wakers);
+            reset(state, stream, code, cause, now, wakers);
         }
     }
 }
@@ -361,6 +352,7 @@ fn reset(
     stream: rpc_http2::StreamKey,
     code: ErrorCode,
     cause: ResetCause,
+    now: std::time::Instant,
     wakers: &mut Vec<Waker>,
 ) {
     let error = match cause {
@@ -373,7 +365,7 @@ fn reset(
         }
         ResetCause::Violation(reason) => StreamError::Violation(reason),
     };
-    wakers.extend(state.on_error(stream, error).into_iter().flatten());
+    wakers.extend(state.on_broken(stream, error, now).into_iter().flatten());
 }
 
 /// Wakes senders that have room now.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use rpc_http2::{ErrorCode, StreamKey};
 
-use super::client::{Shared, payload, wake};
+use super::client::{Call, Shared, payload, wake};
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -31,6 +31,19 @@ impl Half {
                 state.reset(self.key, ErrorCode::CANCEL);
             }
         });
+    }
+}
+
+impl Call {
+    /// Why nothing more can be sent, if that is so.
+    fn ended(&self) -> Option<StreamError> {
+        Some(match self.outcome.as_ref()? {
+            Err(error) => error.again(),
+            Ok(trailers) => {
+                let failure = trailers.as_ref().and_then(Trailers::failure);
+                StreamError::Answered(failure.and_then(|trailers| trailers.into_result().err()))
+            }
+        })
     }
 }
 
@@ -60,12 +73,8 @@ impl SendHalf for Sender {
         let Some(call) = state.call(key) else {
             return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
         };
-        if let Some(ended) = &call.outcome {
-            return Poll::Ready(Err(match ended {
-                Err(error) => error.again(),
-                // The server has answered without the rest of the requests.
-                Ok(_) => StreamError::Reset(ErrorCode::NO_ERROR),
-            }));
+        if let Some(error) = call.ended() {
+            return Poll::Ready(Err(error));
         }
         if room {
             return Poll::Ready(Ok(()));
@@ -79,18 +88,17 @@ impl SendHalf for Sender {
         let key = self.half.key;
         let shared = &self.half.shared;
         let mut state = shared.lock();
-        let answers = state.machine.stream_count() == 1
-            && !state.machine.has_output()
-            && state
-                .call(key)
-                .is_some_and(|call| std::mem::take(&mut call.turn));
+        let Some(call) = state.call(key) else {
+            return Err(StreamError::Reset(ErrorCode::CANCEL));
+        };
+        if let Some(error) = call.ended() {
+            return Err(error);
+        }
+        let turn = std::mem::take(&mut call.turn);
+        let answers = turn && state.machine.stream_count() == 1 && !state.machine.has_output();
         if !state.machine.send(key, payload(&data), end) {
-            return Err(
-                match state.call(key).and_then(|call| call.outcome.as_ref()) {
-                    Some(Err(error)) => error.again(),
-                    _ => StreamError::Reset(ErrorCode::NO_ERROR),
-                },
-            );
+            // Its outcome comes with what the connection has not been asked for yet.
+            return Err(StreamError::Reset(ErrorCode::CANCEL));
         }
         if answers {
             // The peer waits for it, and nobody else has something to write.
@@ -102,6 +110,11 @@ impl SendHalf for Sender {
         drop(state);
         wake(driver);
         Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        let mut state = self.half.shared.lock();
+        state.call(self.half.key).is_some_and(|call| call.begun)
     }
 
     fn send_trailers(&mut self, _trailers: Trailers) {}
@@ -126,6 +139,23 @@ impl Drop for Receiver {
 }
 
 impl RecvHalf for Receiver {
+    fn expire(&mut self) -> bool {
+        let key = self.half.key;
+        let mut state = self.half.shared.lock();
+        if self.ended || state.call(key).is_none() {
+            return false;
+        }
+        let wakers = state.expire(key.index());
+        let call = state.call(key);
+        let is_late =
+            call.is_some_and(|call| matches!(call.outcome, Some(Err(StreamError::Deadline))));
+        let driver = state.take_needed_driver();
+        drop(state);
+        wakers.into_iter().for_each(wake);
+        wake(driver);
+        is_late
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, StreamError>> {
         if self.ended {
             return Poll::Ready(Ok(Event::End));
@@ -154,7 +184,7 @@ impl RecvHalf for Receiver {
                 self.ended = true;
                 // What asks for it later hears the same.
                 call.outcome = Some(match &outcome {
-                    Ok(_) => Ok(None),
+                    Ok(trailers) => Ok(trailers.as_ref().and_then(Trailers::failure)),
                     Err(error) => Err(error.again()),
                 });
                 let sender = call.sender.take();

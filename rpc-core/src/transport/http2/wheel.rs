@@ -10,6 +10,12 @@ const SLOTS: u64 = 64;
 const LEVELS: usize = 6;
 const NONE: u32 = u32::MAX;
 
+/// A peer that cancels a stream so shortly before the deadline has seen it pass by its own clock.
+///
+/// Timeouts go out rounded up and start anew where they arrive, so that only clocks that run at
+/// different speeds can bring that about; those that NTP disciplines part by 5 ms in 10 s at the most.
+pub(crate) const CLOCKS_DIFFER: Duration = Duration::from_millis(5);
+
 #[derive(Clone, Copy, Debug)]
 struct Node {
     /// Milliseconds after the start, rounded up; 0 when there is no deadline.
@@ -60,9 +66,7 @@ impl Wheel {
             self.nodes.resize(index + 1, FREE);
         }
         let after = deadline.saturating_duration_since(self.start);
-        let part = u64::from(after.subsec_nanos().div_ceil(1_000_000));
-        let tick = after.as_secs().saturating_mul(1000).saturating_add(part);
-        self.nodes[index].tick = tick.max(self.now + 1);
+        self.nodes[index].tick = tick(after).max(self.now + 1);
         self.link(index as u32);
     }
 
@@ -80,6 +84,13 @@ impl Wheel {
             self.nodes.pop();
         }
         self.nodes.shrink_to(64);
+    }
+
+    /// Whether a deadline has passed at an instant, to the millisecond in which it lies.
+    pub(crate) fn is_due(&self, index: usize, now: Instant) -> bool {
+        let after = now.saturating_duration_since(self.start);
+        let node = self.nodes.get(index);
+        node.is_some_and(|node| node.tick != 0 && node.tick <= tick(after))
     }
 
     /// When there is something to do; not later than the earliest deadline, and earlier when that is
@@ -183,6 +194,12 @@ impl Wheel {
     }
 }
 
+/// A time after the start in milliseconds, rounded up.
+fn tick(after: Duration) -> u64 {
+    let part = u64::from(after.subsec_nanos().div_ceil(1_000_000));
+    after.as_secs().saturating_mul(1000).saturating_add(part)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -202,6 +219,20 @@ mod tests {
             wheel.expire(start + Duration::from_millis(2), |index| due.push(index));
             assert_eq!(due, [3]);
         }
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_is_due_before_anybody_looks() {
+        let start = Instant::now();
+        let at = |micros| start + Duration::from_micros(micros);
+        let mut wheel = Wheel::new(start);
+        assert!(!wheel.is_due(1, at(9_000_000)));
+        wheel.set(1, at(7_400));
+        for (micros, due) in [(0, false), (6_999, false), (7_400, true), (9_000, true)] {
+            assert_eq!(wheel.is_due(1, at(micros)), due, "{micros} µs");
+        }
+        wheel.clear(1);
+        assert!(!wheel.is_due(1, at(9_000)));
     }
 
     #[test]
