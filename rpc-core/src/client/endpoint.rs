@@ -19,6 +19,9 @@ pub enum Address {
     },
     /// A unix socket.
     Unix(Arc<Path>),
+    /// A unix socket of Linux's abstract namespace, `unix-abstract:name`: without a file, and open to
+    /// every user of the machine.
+    UnixAbstract(Arc<str>),
     /// A name that only a custom [`Connector`](crate::Connector) understands.
     Named(Arc<str>),
 }
@@ -29,6 +32,7 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixAbstract(name) => write!(f, "unix-abstract:{name}"),
             Self::Named(name) => f.write_str(name),
         }
     }
@@ -45,7 +49,7 @@ impl fmt::Display for InvalidAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not an address: {}; write host:port, [v6]:port or unix:/path",
+            "{:?} is not an address: {}; write host:port, [v6]:port, unix:/path or unix-abstract:name",
             self.text, self.reason
         )
     }
@@ -68,6 +72,14 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(Path::new(path).into()));
         }
+        // <https://github.com/grpc/grpc/blob/master/doc/naming.md>: the name is without the NUL that
+        // the system puts before it, and has none inside.
+        if let Some(name) = text.strip_prefix("unix-abstract:") {
+            if name.is_empty() || name.contains('\0') {
+                return Err(invalid("the name is empty or has a NUL"));
+            }
+            return Ok(Self::UnixAbstract(name.into()));
+        }
         let (host, port) = text
             .rsplit_once(':')
             .ok_or_else(|| invalid("there is no port"))?;
@@ -76,9 +88,9 @@ impl FromStr for Address {
                 let inner = inner
                     .strip_suffix(']')
                     .ok_or_else(|| invalid("a bracket is not closed"))?;
-                inner
-                    .parse::<std::net::Ipv6Addr>()
-                    .map_err(|_| invalid("the brackets hold no IPv6 address"))?;
+                if !is_v6(inner) {
+                    return Err(invalid("the brackets hold no IPv6 address"));
+                }
                 inner
             }
             None if host.contains(':') => return Err(invalid("an IPv6 address needs brackets")),
@@ -96,6 +108,25 @@ impl FromStr for Address {
             host: host.into(),
             port,
         })
+    }
+}
+
+/// Whether it is an IPv6 address, and behind it perhaps the zone that a link-local one needs (RFC 4007
+/// section 11): a name or a number, which the system's resolver understands.
+fn is_v6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
+    let is_in_zone = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.~".contains(&octet);
+    address.parse::<std::net::Ipv6Addr>().is_ok()
+        && !zone.is_empty()
+        && zone.bytes().all(is_in_zone)
+}
+
+/// A host without its zone, which means something on this machine only and never goes out
+/// (RFC 6874 section 4).
+pub(crate) fn without_zone(host: &str) -> &str {
+    match host.split_once('%') {
+        Some((address, _)) if address.contains(':') => address,
+        _ => host,
     }
 }
 
@@ -157,6 +188,9 @@ mod tests {
             "[::1]:65535",
             "a-b.example:1",
             "unix:/tmp/x y",
+            "unix-abstract:x y",
+            "[fe80::1%eth0]:50051",
+            "[fe80::1%2]:50051",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -181,6 +215,11 @@ mod tests {
             "a b:1",
             "http://a:1",
             "unix:",
+            "unix-abstract:",
+            "unix-abstract:a\0b",
+            "[fe80::1%]:1",
+            "[fe80::1%a b]:1",
+            "[x%eth0]:1",
             "u@h:1",
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();

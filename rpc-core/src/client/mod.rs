@@ -25,6 +25,7 @@ pub use balancer::{
 pub use builder::ChannelBuilder;
 pub(crate) use call::Failed;
 pub use channel::Channel;
+pub(crate) use endpoint::without_zone;
 pub use endpoint::{Address, Endpoint, InvalidAddress};
 pub use interceptor::{ClientCall, ClientInterceptor, Next, Reply};
 pub use observer::{CallObserver, FinishedCall};

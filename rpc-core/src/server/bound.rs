@@ -23,8 +23,11 @@ use crate::health::Health;
 pub enum BoundAddr {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// A unix socket.
+    /// A unix socket. Its file is removed as soon as the server takes no more connections, unless
+    /// another server has put its own there.
     Unix(PathBuf),
+    /// A unix socket of Linux's abstract namespace, which has no file.
+    UnixAbstract(Arc<str>),
 }
 
 impl BoundAddr {
@@ -33,7 +36,7 @@ impl BoundAddr {
     pub fn port(&self) -> u16 {
         match self {
             Self::Tcp(address) => address.port(),
-            Self::Unix(_) => 0,
+            Self::Unix(_) | Self::UnixAbstract(_) => 0,
         }
     }
 }
@@ -43,6 +46,7 @@ impl fmt::Display for BoundAddr {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixAbstract(name) => write!(f, "unix-abstract:{name}"),
         }
     }
 }
@@ -109,8 +113,11 @@ impl BoundServer {
         #[cfg(not(feature = "tls"))]
         let scheme = "http";
         match &self.address {
-            BoundAddr::Tcp(address) => format!("{scheme}://{address}"),
-            BoundAddr::Unix(_) => self.address.to_string(),
+            // RFC 6874: the zone of a link-local address is behind `%25` there.
+            BoundAddr::Tcp(address) => {
+                format!("{scheme}://{}", address.to_string().replace('%', "%25"))
+            }
+            BoundAddr::Unix(_) | BoundAddr::UnixAbstract(_) => self.address.to_string(),
         }
     }
 
@@ -220,9 +227,6 @@ impl BoundServer {
             () = shutdown.requested_again() => {
                 tracing::warn!("told to end a second time: open calls are cut");
             }
-        }
-        if let BoundAddr::Unix(path) = &address {
-            let _ = std::fs::remove_file(path);
         }
         Ok(())
     }

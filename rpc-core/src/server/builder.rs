@@ -263,10 +263,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens a socket at `host:port` or `unix:/path`.
+    /// Opens a socket at `host:port`, `unix:/path` or, on Linux, `unix-abstract:name`.
+    ///
+    /// A unix socket that nobody listens on any more, which a process that was killed leaves behind, is
+    /// replaced. Anything else that is at the path stays there.
     ///
     /// # Errors
-    /// When the address is none or cannot be listened on, or when something was given twice.
+    /// When the address is none or cannot be listened on: somebody else listens there, or there is a
+    /// file at the path that is no socket. When something was given twice.
     ///
     /// # Cancel safety
     /// Dropping the future opens nothing.

@@ -9,8 +9,12 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::bound::BoundAddr;
+#[cfg(unix)]
+use super::socket_file::{self, SocketFile};
 use crate::client::Address;
 use crate::request::PeerAddr;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::transport::connector::abstract_path;
 use crate::transport::connector::{Io, prepare};
 
 /// How many connections the system may hold for one socket until they are accepted.
@@ -50,7 +54,14 @@ impl std::error::Error for ServeError {
 pub(crate) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener),
+    Unix {
+        listener: UnixListener,
+        /// Removed with the listener.
+        _file: SocketFile,
+    },
+    /// One of the abstract namespace.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Abstract(UnixListener),
 }
 
 impl Listener {
@@ -82,17 +93,26 @@ impl Listener {
             }
             #[cfg(unix)]
             Address::Unix(path) => {
-                // A socket file that nobody listens on any more is in the way of the next process.
-                if std::os::unix::net::UnixStream::connect(&path)
-                    .is_err_and(|why| why.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    let _ = std::fs::remove_file(&path);
-                }
-                let listener = UnixListener::bind(&path).map_err(|why| error(why.into()))?;
+                let (listener, file) = socket_file::listen(&path)
+                    .await
+                    .map_err(|why| error(why.into()))?;
                 let address = BoundAddr::Unix(path.to_path_buf());
-                Ok((vec![Self::Unix(listener)], address))
+                let listener = Self::Unix {
+                    listener,
+                    _file: file,
+                };
+                Ok((vec![listener], address))
             }
-            _ => Err(error("a server needs host:port or unix:/path".into())),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Address::UnixAbstract(name) => {
+                let listener = UnixListener::bind(abstract_path(&name));
+                let listener = listener.map_err(|why| error(why.into()))?;
+                let address = BoundAddr::UnixAbstract(name);
+                Ok((vec![Self::Abstract(listener)], address))
+            }
+            _ => Err(error(
+                "a server needs host:port, unix:/path or, on Linux, unix-abstract:name".into(),
+            )),
         }
     }
 
@@ -144,7 +164,12 @@ impl Listener {
                 Ok((Box::new(stream), PeerAddr::Tcp(peer)))
             }
             #[cfg(unix)]
-            Self::Unix(listener) => {
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), PeerAddr::Unix))
+            }
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Abstract(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Box::new(stream), PeerAddr::Unix))
             }

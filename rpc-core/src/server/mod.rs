@@ -14,6 +14,8 @@ mod router;
 mod send;
 mod shutdown;
 mod slot;
+#[cfg(unix)]
+mod socket_file;
 
 pub use bound::{BoundAddr, BoundServer, HeldMemory};
 pub use builder::{Server, ServerBuilder};

@@ -2,6 +2,8 @@
 
 use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+use std::path::PathBuf;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,6 +38,12 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// A name of the abstract namespace as tokio takes it: behind a NUL (unix(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn abstract_path(name: &str) -> PathBuf {
+    format!("\0{name}").into()
+}
+
 /// TCP and unix sockets.
 ///
 /// TCP connections have `TCP_NODELAY` and, on Linux, a `TCP_USER_TIMEOUT` of 10 s.
@@ -54,6 +62,11 @@ impl Connector for SocketConnector {
                 #[cfg(unix)]
                 Address::Unix(path) => {
                     Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Io>)
+                }
+                #[cfg(any(target_os = "linux", target_os = "android"))]
+                Address::UnixAbstract(name) => {
+                    let stream = UnixStream::connect(abstract_path(name)).await?;
+                    Ok(Box::new(stream) as Box<dyn Io>)
                 }
                 other => Err(io::Error::new(
                     io::ErrorKind::Unsupported,

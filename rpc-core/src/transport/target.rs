@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::connector::Connector;
 use super::http2::client::{self, Connection};
 use crate::Status;
-use crate::client::{Address, Endpoint};
+use crate::client::{Address, Endpoint, without_zone};
 
 /// A parsed `http://`, `https://` or `unix:` target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +19,10 @@ impl Target {
     pub(crate) fn parse(uri: &str) -> Result<Self, Status> {
         let invalid = |why: String| {
             Status::invalid_argument(format!(
-                "the target {uri:?} cannot be used: {why}; write http://host:port, https://host:port or unix:/path"
+                "the target {uri:?} cannot be used: {why}; write http://host:port, https://host:port, unix:/path or unix-abstract:name"
             ))
         };
-        if uri.starts_with("unix:") {
+        if uri.starts_with("unix:") || uri.starts_with("unix-abstract:") {
             let address = uri.parse().map_err(|error| invalid(format!("{error}")))?;
             return Ok(Self {
                 address,
@@ -38,6 +38,12 @@ impl Target {
             other => return Err(invalid(format!("the scheme {other:?} needs a resolver"))),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
+        // RFC 6874: in a URI the zone of an IPv6 address is behind `%25`. Many write `%` alone.
+        let unescaped = match rest.split_once("%25") {
+            Some((address, zone)) if !zone.starts_with([']', ':']) => format!("{address}%{zone}"),
+            _ => rest.to_owned(),
+        };
+        let rest = &*unescaped;
         if rest.contains('/') {
             return Err(invalid("a path has no meaning here".to_owned()));
         }
@@ -88,13 +94,16 @@ impl Dialer {
             .map_err(|error| failed("connecting to", error))?;
         let authority = match (&self.authority, address) {
             (Some(authority), _) => authority.clone(),
+            (None, Address::Tcp { host, port }) if host.contains('%') => {
+                format!("[{}]:{port}", without_zone(host))
+            }
             (None, Address::Tcp { .. }) => address.to_string(),
             (None, _) => "localhost".to_owned(),
         };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let host = match address {
-                Address::Tcp { host, .. } => host,
+                Address::Tcp { host, .. } => without_zone(host),
                 _ => "localhost",
             };
             let io = tls
@@ -132,6 +141,10 @@ mod tests {
             ("https://[::1]:1", "[::1]:1", true),
             ("http://[::1]", "[::1]:80", false),
             ("unix:/tmp/s", "unix:/tmp/s", false),
+            ("unix-abstract:s/1", "unix-abstract:s/1", false),
+            ("http://[fe80::1%25eth0]:1", "[fe80::1%eth0]:1", false),
+            ("http://[fe80::1%eth0]", "[fe80::1%eth0]:80", false),
+            ("https://[fe80::1%2]:1", "[fe80::1%2]:1", true),
         ] {
             let target = Target::parse(uri).unwrap();
             assert_eq!(

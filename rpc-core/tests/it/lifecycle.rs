@@ -3,7 +3,7 @@ use std::time::Duration;
 use rpc_core::health::{CHECK, Health, HealthCheckRequest, ServingStatus, WATCH};
 use rpc_core::{Channel, Code, Request, Server};
 use rpc_testkit::proto::{Message, TestClient, TestServer};
-use rpc_testkit::{TestService, run, serve};
+use rpc_testkit::{Running, TestService, run, serve};
 
 #[tokio::test]
 async fn a_refused_port_names_the_endpoint_and_the_cause() {
@@ -95,6 +95,81 @@ async fn a_unix_socket() {
     server.shutdown.shutdown();
     server.task.await.unwrap();
     assert!(!path.exists());
+}
+
+/// Serves the test service at an address.
+async fn serve_at(target: &str) -> Running {
+    let server = Server::builder().add_service(TestServer::new(TestService::default()));
+    run(server.bind(target).await.unwrap())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_old_server_leaves_the_socket_of_the_new_one() {
+    let path = std::env::temp_dir().join(format!("rpc-rolling-{}.sock", std::process::id()));
+    let target = format!("unix:{}", path.display());
+    let old = serve_at(&target).await;
+    let client = TestClient::new(Channel::connect(&target).await.unwrap());
+    // A call that is open holds the old server up while the new one comes.
+    let (mut requests, mut responses) = client.chat(());
+    requests.send(Message::default()).await.unwrap();
+    assert!(responses.recv().await.unwrap().is_some());
+    let in_use = Server::builder().bind(&target).await.unwrap_err();
+    assert!(in_use.to_string().contains("in use"), "{in_use}");
+    old.shutdown.shutdown();
+    let new = loop {
+        let server = Server::builder().add_service(TestServer::new(TestService::default()));
+        match server.bind(&target).await {
+            Ok(server) => break run(server),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    requests.finish().await.unwrap();
+    assert_eq!(responses.recv().await.unwrap(), None);
+    old.task.await.unwrap();
+    let client = TestClient::new(Channel::connect(&target).await.unwrap());
+    assert!(client.echo(Message::default()).await.is_ok());
+    new.shutdown.shutdown();
+    new.task.await.unwrap();
+    assert!(!path.exists());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_server_that_is_never_served_leaves_no_socket() {
+    let path = std::env::temp_dir().join(format!("rpc-unserved-{}.sock", std::process::id()));
+    let bound = Server::builder()
+        .bind(format!("unix:{}", path.display()))
+        .await
+        .unwrap();
+    assert!(path.exists());
+    drop(bound);
+    assert!(!path.exists());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_abstract_unix_socket() {
+    let target = format!("unix-abstract:rpc-core-test/{}", std::process::id());
+    let server = serve_at(&target).await;
+    assert_eq!(server.uri, target);
+    let client = TestClient::new(Channel::connect(&target).await.unwrap());
+    assert!(client.echo(Message::default()).await.is_ok());
+    let in_use = Server::builder().bind(&target).await.unwrap_err();
+    assert!(in_use.to_string().contains(&target), "{in_use}");
+}
+
+/// The zone of the loopback address is number 1 on every Linux.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_ipv6_address_with_a_zone() {
+    let server = serve_at("[::1%1]:0").await;
+    let port = server.uri.rsplit_once(':').unwrap().1;
+    for zone in ["%1", "%251", ""] {
+        let target = format!("http://[::1{zone}]:{port}");
+        let client = TestClient::new(Channel::connect(&target).await.unwrap());
+        assert!(client.echo(Message::default()).await.is_ok(), "{target}");
+    }
 }
 
 #[tokio::test]
@@ -218,7 +293,7 @@ async fn hang_over_http_1(uri: &str) -> (tokio::net::TcpStream, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let address = uri.trim_start_matches("http://");
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let call = b"POST /testkit.v1.Test/Hang HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
+    let call = b"POST /testkit.v1.Test/Hang HTTP/1.1\r\nhost: a\r\nte: trailers\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
     stream.write_all(call).await.unwrap();
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);

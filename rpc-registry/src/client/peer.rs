@@ -42,8 +42,8 @@ impl Peer {
             return Ok((connection.number, RegistryClient::new(channel.clone())));
         }
         let target = match &self.address {
-            Address::Unix(_) => self.address.to_string(),
-            address => format!("http://{address}"),
+            Address::Unix(_) | Address::UnixAbstract(_) => self.address.to_string(),
+            address => format!("http://{}", address.to_string().replace('%', "%25")),
         };
         let connecting = Channel::builder()
             .connect_timeout(PATIENCE)
