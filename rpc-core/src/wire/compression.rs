@@ -96,6 +96,16 @@ pub(crate) fn compress(_encoding: Encoding, _message: &[u8]) -> Option<Vec<u8>> 
 #[cfg(feature = "gzip")]
 const IN_PASSING: usize = 64 * 1024;
 
+/// How many members of gzip are decompressed in passing.
+#[cfg(feature = "gzip")]
+const MEMBERS_IN_PASSING: usize = 16;
+/// A message may have so many members of gzip, and another for each so many of its octets: beginning
+/// one costs as much as decompressing some KiB, and an empty one has 20 octets.
+#[cfg(feature = "gzip")]
+const MEMBERS: usize = 4096;
+#[cfg(feature = "gzip")]
+const OCTETS_A_MEMBER: usize = 256;
+
 /// What a compressed message is.
 pub(crate) enum Unpacked {
     Whole(Bytes),
@@ -108,7 +118,10 @@ pub(crate) struct Unpacking {
     message: Bytes,
     /// None before the beginning.
     #[cfg(feature = "gzip")]
-    decoder: Option<Box<flate2::read::GzDecoder<bytes::buf::Reader<Bytes>>>>,
+    decoder: Option<Box<flate2::bufread::GzDecoder<bytes::buf::Reader<Bytes>>>>,
+    /// How many members were decompressed.
+    #[cfg(feature = "gzip")]
+    members: usize,
     output: Vec<u8>,
     limit: usize,
 }
@@ -124,10 +137,11 @@ pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result
             let mut unpacking = Unpacking {
                 message,
                 decoder: None,
+                members: 0,
                 output: Vec::new(),
                 limit,
             };
-            Ok(if unpacking.advance(IN_PASSING)? {
+            Ok(if unpacking.advance(IN_PASSING, MEMBERS_IN_PASSING)? {
                 Unpacked::Whole(unpacking.output.into())
             } else {
                 Unpacked::Large(Box::new(unpacking))
@@ -143,48 +157,91 @@ impl Unpacking {
         #[cfg(feature = "gzip")]
         {
             self.decoder = None;
+            self.members = 0;
         }
         self.output = Vec::new();
     }
 
     /// Decompresses the rest, giving up as soon as it is larger than the limit.
     pub(crate) fn finish(mut self) -> Result<Bytes, Status> {
-        self.advance(usize::MAX)?;
+        self.advance(usize::MAX, usize::MAX)?;
         Ok(self.output.into())
     }
 
-    /// Decompresses up to so many octets; whether that was all.
+    /// Decompresses up to so many octets of up to so many members; whether that was all.
+    ///
+    /// A message is all its members, one behind the other, and nothing else (RFC 1952 section 2.2).
     #[cfg(feature = "gzip")]
-    fn advance(&mut self, most: usize) -> Result<bool, Status> {
+    fn advance(&mut self, octets: usize, members: usize) -> Result<bool, Status> {
         use std::io::Read as _;
-        let room = self
-            .limit
-            .saturating_sub(self.output.len())
-            .saturating_add(1);
-        let most = u64::try_from(most.min(room)).unwrap_or(u64::MAX);
+
+        use bytes::Buf as _;
         let decoder = self.decoder.get_or_insert_with(|| {
-            let message = bytes::Buf::reader(self.message.clone());
-            Box::new(flate2::read::GzDecoder::new(message))
+            let message = self.message.clone().reader();
+            Box::new(flate2::bufread::GzDecoder::new(message))
         });
-        let read = decoder
-            .take(most)
-            .read_to_end(&mut self.output)
-            .map_err(|error| {
-                Status::internal("a gzip message does not decompress").with_source(error)
-            })?;
-        if self.output.len() > self.limit {
-            return Err(Status::resource_exhausted(format!(
-                "a message is larger than the limit of {} bytes after decompression",
-                self.limit
-            )));
+        let (octets, members) = (
+            self.output.len().saturating_add(octets),
+            self.members.saturating_add(members),
+        );
+        let most_members = self.message.len() / OCTETS_A_MEMBER + MEMBERS;
+        loop {
+            // One more than the limit shows that there is more.
+            let end = octets.min(self.limit.saturating_add(1));
+            let most = u64::try_from(end.saturating_sub(self.output.len())).unwrap_or(u64::MAX);
+            let read = decoder
+                .take(most)
+                .read_to_end(&mut self.output)
+                .map_err(|error| self::damaged(self.members, error))?;
+            if self.output.len() > self.limit {
+                return Err(Status::resource_exhausted(format!(
+                    "a message is larger than the limit of {} bytes after decompression",
+                    self.limit
+                )));
+            }
+            if u64::try_from(read).is_ok_and(|read| read >= most) {
+                return Ok(false);
+            }
+            // The member has ended, and its checksum was right.
+            self.members = self.members.saturating_add(1);
+            let rest = decoder.get_ref().get_ref().clone();
+            if rest.is_empty() {
+                return Ok(true);
+            }
+            if self.members > most_members {
+                return Err(Status::resource_exhausted(format!(
+                    "a gzip message has more than {most_members} members, which is the limit for its size"
+                )));
+            }
+            decoder.reset(rest.reader());
+            if self.members >= members {
+                return Ok(false);
+            }
         }
-        Ok(u64::try_from(read).is_ok_and(|read| read < most))
     }
 
     #[cfg(not(feature = "gzip"))]
-    fn advance(&mut self, _most: usize) -> Result<bool, Status> {
+    fn advance(&mut self, _octets: usize, _members: usize) -> Result<bool, Status> {
         Ok(self.output.len() <= self.limit)
     }
+}
+
+/// Why a message does not decompress.
+#[cfg(feature = "gzip")]
+fn damaged(members: usize, error: std::io::Error) -> Status {
+    let text = match (error.kind(), members) {
+        (std::io::ErrorKind::UnexpectedEof, _) => {
+            format!(
+                "a gzip message ends in the middle of member {}",
+                members + 1
+            )
+        }
+        (_, 0) => "a gzip message does not decompress".to_owned(),
+        (_, _) => format!(
+            "a gzip message does not decompress behind member {members}: what follows is damaged or no gzip member"
+        ),
+    };
+    Status::internal(text).with_source(error)
 }
 
 #[cfg(test)]
@@ -238,6 +295,73 @@ mod tests {
         );
         let status = decompress(Encoding::Gzip, &packed, 99_999).unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
+    }
+
+    fn gzip(message: &[u8]) -> Vec<u8> {
+        compress(Encoding::Gzip, message).unwrap()
+    }
+
+    #[test]
+    fn all_members_are_one_message() {
+        let parts = [&b"one"[..], b"", &[7; 200_000], b"", b"two", &[8; 100_000]];
+        let packed: Vec<u8> = parts.iter().flat_map(|part| gzip(part)).collect();
+        let whole = parts.concat();
+        let unpacked = decompress(Encoding::Gzip, &packed, whole.len()).unwrap();
+        assert_eq!(unpacked, whole);
+        // The limit is for all of them together.
+        let status = decompress(Encoding::Gzip, &packed, whole.len() - 1).unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        // Small ones in passing, and many of them elsewhere, where they may be set aside.
+        for count in [2, 15, 16, 17, 200] {
+            let packed = gzip(b"ab").repeat(count);
+            let unpacked = unpack(Encoding::Gzip, packed.into(), 1000).unwrap();
+            assert_eq!(
+                matches!(unpacked, Unpacked::Large(_)),
+                count > 16,
+                "{count}"
+            );
+            let message = match unpacked {
+                Unpacked::Whole(message) => message,
+                Unpacked::Large(mut unpacking) => {
+                    if count == 200 {
+                        unpacking.set_aside();
+                    }
+                    unpacking.finish().unwrap()
+                }
+            };
+            assert_eq!(message, b"ab".repeat(count));
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_members_or_missing_from_them_is_an_error() {
+        let whole = [gzip(b"one"), gzip(&[7; 100_000])].concat();
+        let first = gzip(b"one").len();
+        for garbage in [&b"x"[..], b"\0", b"\x1f", b"\x1f\x8b\x08", b"not gzip"] {
+            for members in [&whole[..first], &whole] {
+                let message = [members, garbage].concat();
+                let status = decompress(Encoding::Gzip, &message, 1 << 20).unwrap_err();
+                assert_eq!(status.code(), Code::Internal, "{garbage:?}");
+                assert!(status.message().contains("member"), "{status}");
+            }
+        }
+        // Wherever it is cut, but between two members.
+        for cut in (0..whole.len()).filter(|cut| *cut != first) {
+            let status = decompress(Encoding::Gzip, &whole[..cut], 1 << 20).unwrap_err();
+            assert_eq!(status.code(), Code::Internal, "cut after {cut}");
+        }
+        let mut wrong_sum = whole.clone();
+        wrong_sum[first - 5] ^= 1;
+        let status = decompress(Encoding::Gzip, &wrong_sum, 1 << 20).unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+    }
+
+    #[test]
+    fn more_members_than_a_message_needs_are_too_many() {
+        let packed = gzip(b"").repeat(200_000);
+        let status = decompress(Encoding::Gzip, &packed, 1 << 20).unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("members"), "{status}");
     }
 
     #[test]
