@@ -38,11 +38,75 @@ pub(crate) struct Decoder<T> {
     pub(crate) is_heavy: fn(&[u8]) -> bool,
     /// Decodes one that does, or that is compressed, on a thread for what blocks.
     pub(crate) decode_apart: DecodeApart<T>,
-    pub(crate) name: &'static str,
+    pub(crate) subtype: Subtype,
+}
+
+/// What stands behind `application/grpc+`, as ASCII in lower case: the name of a codec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Subtype(Option<&'static str>);
+
+impl Subtype {
+    /// The one that goes without saying.
+    pub(crate) const PROTO: Self = Self(None);
+
+    const fn new(name: &'static str) -> Self {
+        let octets = name.as_bytes();
+        assert!(
+            !octets.is_empty() && octets.len() <= LONGEST_NAME,
+            "the name of a codec has 1 to 64 characters"
+        );
+        let mut place = 0;
+        while place < octets.len() {
+            // Those of a token (RFC 9110 section 5.6.2), of which media types are made.
+            assert!(
+                matches!(octets[place], b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'+' | b'!' | b'#' | b'$' | b'&' | b'^'),
+                "the name of a codec has a character outside a-z 0-9 - _ . + ! # $ & ^"
+            );
+            place += 1;
+        }
+        match octets {
+            b"proto" => Self::PROTO,
+            _ => Self(Some(name)),
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self.0 {
+            Some(name) => name,
+            None => "proto",
+        }
+    }
+
+    /// The whole type of requests and responses.
+    pub(crate) fn content_type(self) -> Cow<'static, str> {
+        match self.0 {
+            None => "application/grpc".into(),
+            Some(name) => format!("application/grpc+{name}").into(),
+        }
+    }
+}
+
+/// More characters than this has no name of a codec.
+pub(crate) const LONGEST_NAME: usize = 64;
+
+/// The codecs of a method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Codecs {
+    pub(crate) request: Subtype,
+    pub(crate) response: Subtype,
 }
 
 impl<T: Send + 'static> Codec<T> {
     /// A codec from two functions and the name that stands in `content-type: application/grpc+name`.
+    ///
+    /// Clients send the name of the request's codec and servers that of the response's; for `proto`
+    /// `application/grpc` stands alone. A server answers a request of another codec than the method's
+    /// with HTTP 415 before its handler runs, where `application/grpc` alone is `proto`. A client fails
+    /// a call with `INTERNAL` whose response names another codec, and takes one that names none.
+    ///
+    /// # Panics
+    /// When the name is not 1 to 64 characters of `a-z 0-9 - _ . + ! # $ & ^`; in a constant that is an
+    /// error of the compiler.
     ///
     /// Messages of more than 64 KiB are decoded on a thread for what blocks, since nobody knows how
     /// long that takes.
@@ -62,7 +126,7 @@ impl<T: Send + 'static> Codec<T> {
                 decode_slice: None,
                 is_heavy: |octets| octets.len() > LIGHT,
                 decode_apart: |decoder, large| Box::pin(decode_apart(decoder, large)),
-                name,
+                subtype: Subtype::new(name),
             },
         }
     }
@@ -72,7 +136,7 @@ impl<T> Codec<T> {
     /// The name, such as `proto`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        self.decoder.name
+        self.decoder.subtype.name()
     }
 }
 
@@ -222,6 +286,14 @@ impl<Q, R> Method<Q, R> {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// What `content-type` says of requests and responses.
+    pub(crate) const fn codecs(&self) -> Codecs {
+        Codecs {
+            request: self.request.decoder.subtype,
+            response: self.response.decoder.subtype,
+        }
     }
 
     /// The path without a copy, when it is constant.

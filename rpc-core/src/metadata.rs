@@ -62,6 +62,15 @@ pub enum MetadataValue<'a> {
 /// (gRPC protocol, section "Requests", Custom-Metadata). An empty map allocates nothing, and the fields
 /// of others lie one behind the other in one piece of memory and are split when they are read.
 ///
+/// # What others send
+///
+/// The same holds of what arrives, in heads and in trailers, at servers and at clients: white space
+/// around a value is stripped, binary values are taken with and without padding and several of them
+/// joined by commas, and a value that gRPC does not allow is left out while its call goes on. Such are
+/// octets above 0x7F and control characters in text, and what is not base64 in a `-bin` key; current
+/// versions of other stacks refuse to send them. NUL, CR and LF end the stream instead, since HTTP
+/// forbids them (RFC 9113 section 8.2.1).
+///
 /// ```
 /// let mut metadata = rpc_core::Metadata::new();
 /// metadata.insert("x-tenant", "blue")?;
@@ -302,10 +311,20 @@ fn checked_text<'k, 'v>(
     if is_binary(&key) {
         return Err(MetadataError::WrongKind(key.into_owned()));
     }
-    if !all(value, |byte| (0x20..=0x7e).contains(&byte)) {
+    if text(value.as_bytes()).is_none() {
         return Err(MetadataError::InvalidValue(key.into_owned()));
     }
     Ok((key, value.trim_matches(' ')))
+}
+
+/// A value as text, if it is one that gRPC allows: printable ASCII.
+pub(crate) fn text(value: &[u8]) -> Option<&str> {
+    let is_printable = |octet: &u8| (0x20..=0x7e).contains(octet);
+    // To look at each is quicker than to stop at the first that is not.
+    let printable = value
+        .iter()
+        .fold(true, |all, octet| all & is_printable(octet));
+    std::str::from_utf8(value).ok().filter(|_| printable)
 }
 
 fn checked_binary_key(key: &str) -> Result<Cow<'_, str>, MetadataError> {

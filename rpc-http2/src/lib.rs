@@ -30,3 +30,4 @@ pub use error::{ConnectionError, ErrorCode};
 pub use fields::Fields;
 pub use output::Output;
 pub use streams::StreamKey;
+pub use validate::without_padding;

@@ -139,6 +139,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 deadline: call.deadline,
                 previous_attempts: 0,
                 encoding: core.encoding,
+                codecs: call.codecs,
                 metadata: call.metadata,
             },
             deadline: call.deadline,

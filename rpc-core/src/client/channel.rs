@@ -199,6 +199,7 @@ impl Core {
         ClientCall {
             path: method.path_cow(),
             kind: method.kind(),
+            codecs: method.codecs(),
             repeatable: method.idempotency().is_repeatable(),
             metadata: request.metadata,
             extensions: request.extensions,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::call::{self, Opened};
 use super::channel::Core;
+use crate::codec::Codecs;
 use crate::request::CallOptions;
 use crate::stream::decode_heavy;
 use crate::wire::message;
@@ -20,6 +21,7 @@ use crate::{BoxFuture, Deadline, Extensions, Metadata, Method, MethodKind, Respo
 pub struct ClientCall {
     pub(crate) path: Cow<'static, str>,
     pub(crate) kind: MethodKind,
+    pub(crate) codecs: Codecs,
     pub(crate) repeatable: bool,
     pub(crate) metadata: Metadata,
     pub(crate) extensions: Extensions,

@@ -53,6 +53,15 @@ impl Body {
         Self(Kind::Empty)
     }
 
+    /// A text for those who have not asked for gRPC.
+    pub(super) fn text(text: &'static str) -> Self {
+        Self(Kind::Single {
+            message: Some(Bytes::from_static(text.as_bytes())),
+            trailers: None,
+            held: None,
+        })
+    }
+
     pub(super) fn single(message: Bytes, trailers: HeaderMap, held: Option<Held>) -> Self {
         Self(Kind::Single {
             message: Some(message),

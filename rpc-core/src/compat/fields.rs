@@ -1,7 +1,8 @@
 //! Between the `http` crate's types and ours.
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 
+use crate::codec::Subtype;
 use crate::transport::http2::fields::bounded;
 use crate::wire::compression::Encoding;
 use crate::wire::head::{Fields, ResponseHead, Trailers};
@@ -24,9 +25,14 @@ pub(super) fn parse_fields(headers: &HeaderMap) -> Fields {
 }
 
 /// The fields of a response that a server opens.
-pub(super) fn response_fields(head: &ResponseHead) -> HeaderMap {
+pub(super) fn response_fields(head: &ResponseHead, codec: Subtype) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(4 + head.metadata.len());
-    headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
+    let content_type = match codec {
+        Subtype::PROTO => APPLICATION_GRPC,
+        // Its characters are those of a field's value.
+        _ => HeaderValue::from_str(&codec.content_type()).unwrap_or(APPLICATION_GRPC),
+    };
+    headers.insert(CONTENT_TYPE, content_type);
     if head.encoding != Encoding::Identity {
         headers.insert(
             GRPC_ENCODING,
@@ -35,6 +41,20 @@ pub(super) fn response_fields(head: &ResponseHead) -> HeaderMap {
     }
     append_metadata(&mut headers, &head.metadata);
     headers
+}
+
+/// Announces the trailers of a response over HTTP/1.1 (RFC 9110 section 6.6.2): these, or those of a
+/// stream, of which nobody knows how it will end.
+pub(super) fn announce(headers: &mut HeaderMap, trailers: Option<&HeaderMap>) {
+    let Some(trailers) = trailers else {
+        for name in [GRPC_STATUS, GRPC_MESSAGE, GRPC_DETAILS] {
+            headers.append(TRAILER, name.into());
+        }
+        return;
+    };
+    for name in trailers.keys() {
+        headers.append(TRAILER, name.clone().into());
+    }
 }
 
 /// The fields that end a response, into an empty map or, for a trailers-only response, its head.
@@ -92,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_failure_has_its_message_and_details() {
-        let mut headers = response_fields(&ResponseHead::default());
+        let mut headers = response_fields(&ResponseHead::default(), Subtype::PROTO);
         let status = Status::not_found("n\u{f6}").with_details(vec![1, 2].into());
         append_trailers(&mut headers, &Trailers::error(status));
         let status = parse_fields(&headers).into_trailers().into_result();

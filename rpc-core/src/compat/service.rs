@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::fields::{self as http_fields, GRPC_ACCEPT_ENCODING};
 use super::outbox;
 use super::request::RequestBody;
 use crate::client::FinishedCall;
+use crate::codec::Subtype;
 use crate::request::{Peer, PeerAddr};
 use crate::server::{
     Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ServeError,
@@ -38,6 +39,12 @@ const HELD: usize = 64 * 1024;
 
 /// A [`Router`] as a service of HTTP requests: mount it in axum with `fallback_service`, or serve it
 /// with hyper. [`ServerBuilder::into_router_service`] makes one with settings.
+///
+/// Over HTTP/1.1 a response is chunked, and its trailers, which have the status, are announced by
+/// `trailer` (RFC 9110 section 6.6.2). The names of trailing metadata can be announced where there is
+/// one response; of what a streaming handler adds at its end only the status goes out there. A request
+/// whose client does not take trailers, as `te: trailers` says, is refused with HTTP 505 before a
+/// handler runs: it would take a call that failed after the first message for one that succeeded.
 #[derive(Clone)]
 pub struct RouterService {
     router: Router,
@@ -173,19 +180,30 @@ impl RouterService {
             return response;
         }
         let mut fields = http_fields::parse_fields(&parts.headers);
-        if fields.content_type != Some(ContentType::Grpc) {
-            return http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        }
-        let started = Instant::now();
         // With the query: what is no path of a method over HTTP/2 is none here either.
         let path: Arc<str> = parts
             .uri
             .path_and_query()
             .map_or("", |path| path.as_str())
             .into();
+        let codecs = self.router.codecs(&path);
+        let is_right = |content_type: &ContentType| match self.router.takes(&path) {
+            true => content_type.asks_for(codecs.request),
+            // What has no handler is told so whatever its codec.
+            false => content_type.is_grpc(),
+        };
+        if !fields.content_type.as_ref().is_some_and(is_right) {
+            return http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        let http1 = parts.version < Version::HTTP_2;
+        if http1 && !takes_trailers(parts.version, &parts.headers) {
+            return http_error(StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+        }
+        let started = Instant::now();
         let mut report = Report {
             service: self.clone(),
             path: Arc::clone(&path),
+            codec: codecs.response,
             started,
             told: false,
         };
@@ -224,7 +242,7 @@ impl RouterService {
                     Ok(single) => match hold(&self.load, single.message.len()) {
                         Ok(held) => {
                             report.finished(None);
-                            single_response(single, held)
+                            single_response(single, held, codecs.response, http1)
                         }
                         Err(status) => report.refuse(status),
                     },
@@ -249,10 +267,14 @@ impl RouterService {
                 match poll_fn(|cx| inbox.poll_head(cx)).await {
                     Ok(head) => {
                         let mut response = Response::new(Body::stream(inbox, task));
-                        *response.headers_mut() = http_fields::response_fields(&head);
+                        *response.headers_mut() =
+                            http_fields::response_fields(&head, codecs.response);
+                        if http1 {
+                            http_fields::announce(response.headers_mut(), None);
+                        }
                         response
                     }
-                    Err(trailers) => trailers_only(&trailers),
+                    Err(trailers) => trailers_only(&trailers, codecs.response),
                 }
             }
         }
@@ -263,6 +285,7 @@ impl RouterService {
 struct Report {
     service: RouterService,
     path: Arc<str>,
+    codec: Subtype,
     started: Instant,
     told: bool,
 }
@@ -298,7 +321,7 @@ impl Report {
     fn refuse(mut self, status: Status) -> Response<Body> {
         self.finished(Some(&status));
         let unsupported = status.code() == Code::Unimplemented;
-        let mut response = trailers_only(&Trailers::error(status));
+        let mut response = trailers_only(&Trailers::error(status), self.codec);
         if unsupported {
             response
                 .headers_mut()
@@ -308,15 +331,38 @@ impl Report {
     }
 }
 
+/// Whether the status of a call can reach its client over HTTP/1.x: behind a chunked body, which
+/// HTTP/1.0 does not have, and if it takes trailers (RFC 9110 section 6.5.1).
+fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).into_iter();
+    let mut codings = codings
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    version == Version::HTTP_11
+        && codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// A response that is not gRPC's, which has a text for those who look at it.
 fn http_error(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+    let text = match status {
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => {
+            "gRPC tells how a call ended in trailers, and this request does not take them: use HTTP/2, or send `te: trailers` with HTTP/1.1\n"
+        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            "this server speaks gRPC: the content-type is application/grpc, or has the codec of the method behind it, as application/grpc+proto\n"
+        }
+        _ => "this server speaks gRPC: every request is a POST\n",
+    };
+    let mut response = Response::new(Body::text(text));
     *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
     response
 }
 
-fn trailers_only(trailers: &Trailers) -> Response<Body> {
+fn trailers_only(trailers: &Trailers, codec: Subtype) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    let mut headers = http_fields::response_fields(&ResponseHead::default());
+    let mut headers = http_fields::response_fields(&ResponseHead::default(), codec);
     http_fields::append_trailers(&mut headers, trailers);
     *response.headers_mut() = headers;
     response
@@ -336,15 +382,24 @@ fn hold(load: &Arc<Load>, length: usize) -> Result<Option<Held>, Status> {
     }
 }
 
-fn single_response(single: Single, held: Option<Held>) -> Response<Body> {
-    let mut trailers = http::HeaderMap::with_capacity(2);
+fn single_response(
+    single: Single,
+    held: Option<Held>,
+    codec: Subtype,
+    http1: bool,
+) -> Response<Body> {
+    let mut trailers = HeaderMap::with_capacity(2);
     http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
+    let announced = http1.then(|| trailers.clone());
     let mut response = Response::new(Body::single(single.message, trailers, held));
     let head = ResponseHead {
         encoding: single.encoding,
         metadata: single.metadata,
     };
-    *response.headers_mut() = http_fields::response_fields(&head);
+    *response.headers_mut() = http_fields::response_fields(&head, codec);
+    if let Some(trailers) = announced {
+        http_fields::announce(response.headers_mut(), Some(&trailers));
+    }
     response
 }
 

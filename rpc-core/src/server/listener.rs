@@ -56,12 +56,9 @@ pub(crate) enum Listener {
     #[cfg(unix)]
     Unix {
         listener: UnixListener,
-        /// Removed with the listener.
-        _file: SocketFile,
+        /// Removed with the listener; an abstract socket has none.
+        _file: Option<SocketFile>,
     },
-    /// One of the abstract namespace.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    Abstract(UnixListener),
 }
 
 impl Listener {
@@ -99,7 +96,7 @@ impl Listener {
                 let address = BoundAddr::Unix(path.to_path_buf());
                 let listener = Self::Unix {
                     listener,
-                    _file: file,
+                    _file: Some(file),
                 };
                 Ok((vec![listener], address))
             }
@@ -108,7 +105,11 @@ impl Listener {
                 let listener = UnixListener::bind(abstract_path(&name));
                 let listener = listener.map_err(|why| error(why.into()))?;
                 let address = BoundAddr::UnixAbstract(name);
-                Ok((vec![Self::Abstract(listener)], address))
+                let listener = Self::Unix {
+                    listener,
+                    _file: None,
+                };
+                Ok((vec![listener], address))
             }
             _ => Err(error(
                 "a server needs host:port, unix:/path or, on Linux, unix-abstract:name".into(),
@@ -143,7 +144,7 @@ impl Listener {
                 })
             }
             #[cfg(unix)]
-            Self::Unix(listener) => {
+            Self::Unix { listener, _file } => {
                 let Ok(listener) = listener.into_std() else {
                     return Vec::new();
                 };
@@ -165,11 +166,6 @@ impl Listener {
             }
             #[cfg(unix)]
             Self::Unix { listener, .. } => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), PeerAddr::Unix))
-            }
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Self::Abstract(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Box::new(stream), PeerAddr::Unix))
             }

@@ -13,7 +13,7 @@ use super::load::Held;
 use super::pace::{Dispatch, Pace};
 use super::send::SendStream;
 use super::slot::{Answer, Unary, UnaryHandler};
-use crate::codec::{Codec, Decoder, Encoder};
+use crate::codec::{Codec, Codecs, Decoder, Encoder};
 use crate::stream::RecvStream;
 use crate::wire::message;
 use crate::{Method, Request, Response, Status};
@@ -28,6 +28,8 @@ pub struct Service {
     methods: Vec<(String, Handler)>,
     interceptors: Interceptors,
     dispatch: Dispatch,
+    /// Those of methods that have others than `proto`.
+    codecs: Vec<(String, Codecs)>,
 }
 
 impl std::fmt::Debug for Service {
@@ -48,6 +50,7 @@ impl Service {
             methods: Vec::new(),
             interceptors: Interceptors::default(),
             dispatch: Dispatch::default(),
+            codecs: Vec::new(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Service {
             response: method.response,
             pace: Pace::default(),
         };
+        self.note_codecs(method);
         self.methods
             .push((method.path().to_owned(), Handler::Unary(Arc::new(unary))));
         self
@@ -200,6 +204,13 @@ impl Service {
         })
     }
 
+    fn note_codecs<Q, R>(&mut self, method: &Method<Q, R>) {
+        if method.codecs() != Codecs::default() {
+            self.codecs
+                .push((method.path().to_owned(), method.codecs()));
+        }
+    }
+
     /// Adds a method with a stream of requests and one response.
     pub(super) fn answering_once<Q, R, F, Fut>(mut self, method: &Method<Q, R>, start: F) -> Self
     where
@@ -212,6 +223,7 @@ impl Service {
             let head = Head::of(&mut call);
             Box::pin(start(StreamCall::new(call, &decoder), head)) as crate::BoxFuture<'static, _>
         };
+        self.note_codecs(method);
         self.methods
             .push((method.path().to_owned(), Handler::Single(Arc::new(erased))));
         self
@@ -231,6 +243,7 @@ impl Service {
             Box::pin(start(StreamCall::new(call, &decoder), responses))
                 as crate::BoxFuture<'static, _>
         };
+        self.note_codecs(method);
         self.methods.push((
             method.path().to_owned(),
             Handler::Streaming(Arc::new(erased)),
@@ -388,6 +401,8 @@ impl RawCall {
 #[derive(Clone, Default)]
 pub struct Router {
     methods: Arc<HashMap<String, Handler>>,
+    /// Those of methods that have others than `proto`.
+    codecs: Arc<HashMap<String, Codecs>>,
     services: Arc<HashSet<&'static str>>,
     fallback: Option<Handler>,
     interceptors: Interceptors,
@@ -418,6 +433,7 @@ impl Router {
         if !Arc::make_mut(&mut self.services).insert(name) {
             self.added_twice(&format!("the service {name}"));
         }
+        Arc::make_mut(&mut self.codecs).extend(service.codecs.iter().cloned());
         for (path, handler) in service.into_methods() {
             self.add_method(path, handler);
         }
@@ -435,6 +451,7 @@ impl Router {
                 self.added_twice(&format!("the service {name}"));
             }
         }
+        Arc::make_mut(&mut self.codecs).extend(Arc::unwrap_or_clone(other.codecs));
         for (path, handler) in Arc::unwrap_or_clone(other.methods) {
             self.add_method(path, other.interceptors.around(handler));
         }
@@ -513,6 +530,16 @@ impl Router {
     /// Whether a path is one of a service, and not one of any that a fallback takes.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.methods.contains_key(path)
+    }
+
+    /// Whether a path has a handler, and be it the fallback.
+    pub(crate) fn takes(&self, path: &str) -> bool {
+        self.has(path) || self.fallback.is_some()
+    }
+
+    /// The codecs of a path; what a fallback takes is `proto`, as [`Codec::raw`] is.
+    pub(crate) fn codecs(&self, path: &str) -> Codecs {
+        self.codecs.get(path).copied().unwrap_or_default()
     }
 
     /// The handler of a path, or why there is none.

@@ -77,7 +77,7 @@ enum Source {
 impl<T> fmt::Debug for RecvStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecvStream")
-            .field("codec", &self.0.decoder.name)
+            .field("codec", &self.0.decoder.subtype.name())
             .finish_non_exhaustive()
     }
 }

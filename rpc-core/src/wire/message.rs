@@ -288,7 +288,7 @@ pub(crate) fn plain_message(mut octets: Bytes, limit: usize) -> Result<Bytes, By
 #[inline]
 pub(crate) fn decode<T>(decoder: &Decoder<T>, bytes: Bytes) -> Result<T, Status> {
     let length = bytes.len();
-    (decoder.decode)(bytes).map_err(|error| undecodable(decoder.name, length, error))
+    (decoder.decode)(bytes).map_err(|error| undecodable(decoder.subtype.name(), length, error))
 }
 
 /// Decodes one message that stays where it is.
@@ -298,7 +298,7 @@ pub(crate) fn decode_slice<T>(decoder: &Decoder<T>, octets: &[u8]) -> Result<T, 
         Some(decode) => decode(octets),
         None => (decoder.decode)(Bytes::copy_from_slice(octets)),
     };
-    outcome.map_err(|error| undecodable(decoder.name, octets.len(), error))
+    outcome.map_err(|error| undecodable(decoder.subtype.name(), octets.len(), error))
 }
 
 #[cold]

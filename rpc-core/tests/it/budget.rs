@@ -238,7 +238,7 @@ async fn a_request_over_http_1_is_held_while_its_handler_runs() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let body = whole(LARGEST - 4);
     let head = format!(
-        "POST {HANG} HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
+        "POST {HANG} HTTP/1.1\r\nhost: a\r\nte: trailers\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -335,7 +335,7 @@ async fn http_1_has_a_share_of_the_budget() {
     let address = server.uri.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
-        "POST {ECHO} HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST {ECHO} HTTP/1.1\r\nhost: a\r\nte: trailers\r\ncontent-type: application/grpc\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         LARGEST + 5
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -387,7 +387,7 @@ async fn a_large_response_over_http_1_is_held_until_it_is_written() {
     let address = server.uri.trim_start_matches("http://");
     let body = whole(LARGE - 100);
     let head = format!(
-        "POST {ECHO} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
+        "POST {ECHO} HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     for reads in [true, false] {

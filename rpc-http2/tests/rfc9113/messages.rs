@@ -129,7 +129,7 @@ fn section_8_2_and_8_3_fields() {
         &[("a b", "1")],
         &[("", "1")],
         &[("a", "1\n")],
-        &[("a", " 1")],
+        &[(":authority", " a")],
         &[("connection", "close")],
         &[("transfer-encoding", "chunked")],
         &[("keep-alive", "1")],

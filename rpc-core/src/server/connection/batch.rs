@@ -176,7 +176,11 @@ impl Batch {
         }
         let options = &shared.served.options;
         let path: Arc<str> = match &target {
-            Some(Target::Route(number)) => Arc::clone(&self.heads.routes[*number].path),
+            Some(Target::Route(number)) => {
+                let route = &self.heads.routes[*number];
+                state.heads.name(key, route.codecs.response);
+                Arc::clone(&route.path)
+            }
             Some(Target::Once(path, _) | Target::Missing(path, _)) => Arc::clone(path),
             None => "".into(),
         };

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::report::{Report, Reports};
+use super::response_heads::ResponseHeads;
 use crate::server::handler::{IncomingCall, Single};
 use crate::server::load::{Account, Held};
 use crate::server::slot::Answer;
@@ -47,9 +48,7 @@ pub(super) struct State {
     unsent: Held,
     /// When there is a look at what makes no progress.
     pub(super) look: Option<std::time::Instant>,
-    plain: Template,
-    #[cfg(feature = "gzip")]
-    gzip: Template,
+    pub(super) heads: ResponseHeads,
     ok: Template,
     empty: Template,
     /// Fields of the answer that is being written; kept for its memory.
@@ -181,9 +180,7 @@ impl State {
             reports: Reports::new(),
             account,
             look: None,
-            plain: fields::response_template(Encoding::Identity),
-            #[cfg(feature = "gzip")]
-            gzip: fields::response_template(Encoding::Gzip),
+            heads: ResponseHeads::new(),
             ok: fields::ok_template(),
             empty: Template::default(),
             rest: Fields::new(),
@@ -249,11 +246,7 @@ impl State {
     }
 
     fn put_head(&mut self, key: StreamKey, encoding: Encoding, metadata: &Metadata) {
-        let template = match encoding {
-            Encoding::Identity => &mut self.plain,
-            #[cfg(feature = "gzip")]
-            Encoding::Gzip => &mut self.gzip,
-        };
+        let template = self.heads.of(key, encoding);
         if metadata.is_empty() {
             self.machine.respond(key, template, &self.none, false);
             return;
@@ -345,7 +338,8 @@ impl State {
         if head_sent {
             self.machine.trailers(key, &mut self.empty, &self.rest);
         } else {
-            self.machine.respond(key, &mut self.plain, &self.rest, true);
+            let template = self.heads.of(key, Encoding::Identity);
+            self.machine.respond(key, template, &self.rest, true);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rpc_http2::hpack::Block;
 
+use crate::codec::Codecs;
 use crate::server::handler::Handler;
 use crate::server::router::Router;
 use crate::server::slot::Slot;
@@ -32,6 +33,7 @@ const SELDOM: u32 = 64;
 pub(super) struct Route {
     pub(super) path: Arc<str>,
     pub(super) handler: Handler,
+    pub(super) codecs: Codecs,
     /// Where its calls run in place.
     pub(super) slot: Option<Box<dyn Slot>>,
 }
@@ -50,6 +52,7 @@ pub(super) enum Target {
 pub(super) struct RequestHead {
     pub(super) target: Option<Target>,
     pub(super) is_post: bool,
+    /// It has the content-type of gRPC, and the codec of the method.
     pub(super) is_grpc: bool,
     pub(super) metadata: Metadata,
     pub(super) timeout: Option<Duration>,
@@ -63,6 +66,8 @@ pub(super) struct RequestHead {
 struct Known {
     route: Option<usize>,
     is_post: bool,
+    /// Whether the content-type is one of the route's.
+    is_grpc: bool,
     /// A path that is no route.
     path: Option<Arc<str>>,
     fields: Fields,
@@ -93,7 +98,7 @@ impl Known {
         RequestHead {
             target: Some(Target::Route(route)),
             is_post: self.is_post,
-            is_grpc: self.fields.content_type == Some(ContentType::Grpc),
+            is_grpc: self.is_grpc,
             metadata: self.fields.metadata.clone(),
             timeout: self.fields.timeout,
             encoding: self.fields.encoding,
@@ -172,6 +177,7 @@ impl Heads {
                     for (name, value) in prefix.fields.iter() {
                         self.take(&mut known, name, value, router);
                     }
+                    self.judge(&mut known, router);
                     known.fields.share();
                     let size = prefix.fields.size();
                     self.held = self.held.saturating_add(size);
@@ -196,6 +202,7 @@ impl Heads {
         for (name, value) in block.rest.iter() {
             self.take(&mut head, name, value, router);
         }
+        self.judge(&mut head, router);
         self.keep(&mut head, block);
         let target = match (head.route, head.path) {
             (Some(route), _) => Some(Target::Route(route)),
@@ -209,7 +216,7 @@ impl Heads {
         RequestHead {
             target,
             is_post: head.is_post,
-            is_grpc: fields.content_type == Some(ContentType::Grpc),
+            is_grpc: head.is_grpc,
             error: fields.take_error(),
             metadata: fields.metadata,
             timeout: fields.timeout,
@@ -263,6 +270,18 @@ impl Heads {
         }
     }
 
+    /// Decides whether the content-type is right. What has no handler is told so whatever its codec.
+    fn judge(&self, head: &mut Known, router: &Router) {
+        let is_right = |content_type: &ContentType| match (head.route, &head.path) {
+            (Some(route), _) => content_type.asks_for(self.routes[route].codecs.request),
+            (None, Some(path)) if router.takes(path) => {
+                content_type.asks_for(router.codecs(path).request)
+            }
+            (None, _) => content_type.is_grpc(),
+        };
+        head.is_grpc = head.fields.content_type.as_ref().is_some_and(is_right);
+    }
+
     /// The number of a path's route.
     fn route(&mut self, path: &str, router: &Router) -> Option<usize> {
         if let Some(number) = self.by_path.get(path) {
@@ -276,6 +295,7 @@ impl Heads {
         let number = self.routes.len();
         self.by_path.insert(Arc::clone(&path), number);
         self.routes.push(Route {
+            codecs: router.codecs(&path),
             path,
             handler,
             slot: None,
@@ -309,8 +329,14 @@ mod tests {
         let mut heads = Heads::default();
         for round in 0..6 {
             for path in &paths {
-                let mut template =
-                    fields::request_template(path, "localhost", false, Encoding::Identity, false);
+                let mut template = fields::request_template(
+                    path,
+                    "localhost",
+                    false,
+                    Encoding::Identity,
+                    Codecs::default().request,
+                    false,
+                );
                 let mut block = Vec::new();
                 encoder.begin(&mut block);
                 encoder.template(&mut template, &mut block);

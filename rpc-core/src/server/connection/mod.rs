@@ -9,6 +9,7 @@ mod heads;
 mod linger;
 mod patience;
 mod report;
+mod response_heads;
 mod run;
 mod task;
 mod unary;

@@ -18,9 +18,10 @@ use super::fields::{self, ClientHead, KnownHead, KnownHeads};
 use super::socket::{self, Wire};
 use super::templates::{self, Templates};
 use super::wheel::{CLOCKS_DIFFER, Wheel};
+use crate::codec::Subtype;
 use crate::transport::connector::Io;
 use crate::transport::stream::StreamError;
-use crate::wire::head::{RequestHead, ResponseHead, Trailers};
+use crate::wire::head::{ContentType, RequestHead, ResponseHead, Trailers, wrong_codec};
 use crate::wire::message::MessageDecoder;
 use crate::{Deadline, Status};
 
@@ -103,6 +104,8 @@ pub(super) struct Call {
     pub(super) outcome: Option<Result<Option<Trailers>, StreamError>>,
     /// Only its end is of interest.
     unary: bool,
+    /// What the response has to be of.
+    codec: Subtype,
     limit: usize,
     pub(super) receiver: Option<Waker>,
     pub(super) sender: Option<Waker>,
@@ -324,6 +327,7 @@ impl State {
         let key = templates::Key {
             path: head.path.clone(),
             encoding: head.encoding,
+            codec: head.codecs.request,
             own_agent: head.metadata.has("user-agent"),
         };
         let template = self.templates.get(key, |key| {
@@ -332,6 +336,7 @@ impl State {
                 &shared.authority,
                 shared.secure,
                 key.encoding,
+                key.codec,
                 key.own_agent,
             )
         });
@@ -351,6 +356,7 @@ impl State {
             unconsumed: 0,
             outcome: None,
             unary,
+            codec: head.codecs.response,
             limit: shared.receive_limit,
             receiver: None,
             sender: None,
@@ -434,7 +440,16 @@ impl State {
             return [None, None];
         };
         match (known, decoded) {
-            (Some(KnownHead::Plain(encoding)), _) if !end => {
+            (Some(KnownHead::Plain(encoding) | KnownHead::PlainProto(encoding)), _) if !end => {
+                if let Some(KnownHead::PlainProto(_)) = known
+                    && call.codec != Subtype::PROTO
+                {
+                    let status = wrong_codec(&ContentType::Proto, call.codec);
+                    call.outcome = Some(Err(StreamError::Protocol(status)));
+                    let wakers = call.both();
+                    self.machine.reset(key, ErrorCode::CANCEL);
+                    return wakers;
+                }
                 call.head = Some(ResponseHead {
                     encoding,
                     ..ResponseHead::default()
@@ -442,7 +457,17 @@ impl State {
                 call.begun = true;
                 return [call.progress(), None];
             }
-            (_, Some(Ok(ClientHead::Head(head)))) => {
+            (_, Some(Ok(ClientHead::Head(_, content_type))))
+                if !content_type.may_be_of(call.codec) =>
+            {
+                let status = wrong_codec(&content_type, call.codec);
+                call.outcome = Some(Err(StreamError::Protocol(status)));
+                // What it would bring is none of the call's messages.
+                let wakers = call.both();
+                self.machine.reset(key, ErrorCode::CANCEL);
+                return wakers;
+            }
+            (_, Some(Ok(ClientHead::Head(head, _)))) => {
                 call.head = Some(head);
                 call.begun = true;
                 if !end {
@@ -453,7 +478,12 @@ impl State {
             (_, Some(Ok(ClientHead::TrailersOnly(trailers)))) => {
                 call.outcome = Some(Ok(Some(trailers)));
             }
-            (_, Some(Err(error))) => call.outcome = Some(Err(error)),
+            (_, Some(Err(error))) => {
+                call.outcome = Some(Err(error));
+                let wakers = call.both();
+                self.machine.reset(key, ErrorCode::CANCEL);
+                return wakers;
+            }
             (_, None) => call.outcome = Some(Ok(None)),
         }
         let wakers = call.both();
@@ -676,7 +706,10 @@ pub(super) fn understand(
     block: Block<'_>,
     end: bool,
 ) -> (Option<KnownHead>, Option<Result<ClientHead, StreamError>>) {
-    if !end && let Some(head @ KnownHead::Plain(_)) = known.find(block, false) {
+    if !end
+        && let Some(head @ (KnownHead::Plain(_) | KnownHead::PlainProto(_))) =
+            known.find(block, false)
+    {
         return (Some(head), None);
     }
     (None, Some(fields::client_head(block, end)))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rpc_http2::Fields as List;
 use rpc_http2::hpack::{Block, Template};
 
+use crate::codec::Subtype;
 use crate::transport::stream::StreamError;
 use crate::wire::compression::{ACCEPT, Encoding};
 use crate::wire::head::{ContentType, Fields, RequestHead, ResponseHead, Trailers, status_of_http};
@@ -12,7 +13,6 @@ use crate::wire::{binary, percent, timeout};
 use crate::{Code, Metadata, MetadataValue, Status};
 
 const AGENT: &str = concat!("rpc-core/", env!("CARGO_PKG_VERSION"));
-const CONTENT_TYPE: (&str, &str) = ("content-type", "application/grpc");
 
 /// What all requests of a method begin with.
 pub(crate) fn request_template(
@@ -20,6 +20,7 @@ pub(crate) fn request_template(
     authority: &str,
     secure: bool,
     encoding: Encoding,
+    codec: Subtype,
     own_agent: bool,
 ) -> Template {
     let mut fields = List::new();
@@ -28,7 +29,7 @@ pub(crate) fn request_template(
     fields.push(":path", path);
     fields.push(":authority", authority);
     fields.push("te", "trailers");
-    fields.push(CONTENT_TYPE.0, CONTENT_TYPE.1);
+    fields.push("content-type", &*codec.content_type());
     fields.push("grpc-accept-encoding", ACCEPT);
     if encoding != Encoding::Identity {
         fields.push("grpc-encoding", encoding.name());
@@ -51,11 +52,11 @@ pub(crate) fn push_request(fields: &mut List, head: &RequestHead, timeout: Optio
     }
 }
 
-/// What all responses with an encoding begin with.
-pub(crate) fn response_template(encoding: Encoding) -> Template {
+/// What all responses with an encoding and a codec begin with.
+pub(crate) fn response_template(encoding: Encoding, codec: Subtype) -> Template {
     let mut fields = List::new();
     fields.push(":status", "200");
-    fields.push(CONTENT_TYPE.0, CONTENT_TYPE.1);
+    fields.push("content-type", &*codec.content_type());
     if encoding != Encoding::Identity {
         fields.push("grpc-encoding", encoding.name());
     }
@@ -141,7 +142,7 @@ pub(crate) fn take(fields: &mut Fields, name: &[u8], value: &[u8]) {
 /// What the head of a response says to a client.
 #[derive(Debug)]
 pub(crate) enum ClientHead {
-    Head(ResponseHead),
+    Head(ResponseHead, ContentType),
     TrailersOnly(Trailers),
 }
 
@@ -155,8 +156,10 @@ pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, Str
     let http_status = of(b":status")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
-    if fields.content_type == Some(ContentType::Other)
-        || fields.content_type.is_none() && !fields.has_status()
+    let content_type = fields.content_type.take();
+    let is_other = |content_type: &ContentType| !content_type.is_grpc();
+    if content_type.as_ref().is_some_and(is_other)
+        || content_type.is_none() && !fields.has_status()
         || http_status != 200 && !fields.has_status()
     {
         return Err(StreamError::Protocol(status_of_http(
@@ -177,10 +180,14 @@ pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, Str
     if end || fields.has_status() {
         return Ok(ClientHead::TrailersOnly(fields.into_trailers()));
     }
-    Ok(ClientHead::Head(ResponseHead {
+    let head = ResponseHead {
         encoding: fields.encoding,
         metadata: fields.metadata,
-    }))
+    };
+    Ok(ClientHead::Head(
+        head,
+        content_type.unwrap_or(ContentType::Grpc),
+    ))
 }
 
 /// Reads trailers.
@@ -204,8 +211,11 @@ pub(crate) struct KnownHeads(Vec<Option<(u64, KnownHead)>>);
 /// A whole block that is nothing but its prefix, understood.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum KnownHead {
-    /// A head without metadata.
+    /// A head without metadata, of which only the encoding is of interest to those whose codec it does
+    /// not name.
     Plain(Encoding),
+    /// The same of one that says `proto`.
+    PlainProto(Encoding),
     /// Trailers that say OK and nothing else.
     Ok,
     /// Anything else.
@@ -240,7 +250,13 @@ impl KnownHead {
             return if only_ok { Self::Ok } else { Self::Other };
         }
         match client_head(block, false) {
-            Ok(ClientHead::Head(head)) if head.metadata.is_empty() => Self::Plain(head.encoding),
+            Ok(ClientHead::Head(head, content_type)) if head.metadata.is_empty() => {
+                match content_type {
+                    ContentType::Grpc => Self::Plain(head.encoding),
+                    ContentType::Proto => Self::PlainProto(head.encoding),
+                    _ => Self::Other,
+                }
+            }
             _ => Self::Other,
         }
     }

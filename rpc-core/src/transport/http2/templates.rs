@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rpc_http2::hpack::Template;
 
+use crate::codec::Subtype;
 use crate::wire::compression::Encoding;
 
 /// So many methods have a template from one round to the next, and as many in the round that goes on.
@@ -17,6 +18,7 @@ const LONGEST: usize = 512;
 pub(super) struct Key {
     pub(super) path: Cow<'static, str>,
     pub(super) encoding: Encoding,
+    pub(super) codec: Subtype,
     pub(super) own_agent: bool,
 }
 
@@ -68,6 +70,7 @@ mod tests {
         Key {
             path: path.into(),
             encoding: Encoding::Identity,
+            codec: Subtype::PROTO,
             own_agent: false,
         }
     }
