@@ -302,6 +302,7 @@ async fn mounted(service: &mut RouterService, length: u8) -> String {
     let mut body = vec![0; 5 + usize::from(length)];
     body[4] = length;
     let request = http::Request::post("/it.A/Echo")
+        .version(http::Version::HTTP_2)
         .header("content-type", "application/grpc")
         .body(String::from_utf8(body).unwrap())
         .unwrap();
