@@ -20,6 +20,49 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// When a peer that is silent is asked whether it is there, by a PING (gRFC A8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// After it was silent for so long. A client does not ask more often than its server has said that
+    /// it may, and a server asks a client earlier which has said that it asks in shorter times.
+    pub time: Duration,
+    /// How long it may stay silent after that.
+    pub timeout: Duration,
+    /// Whether a client asks without calls too, where the server has not said that it may.
+    pub without_calls: bool,
+    /// A client's time between two PINGs, where the server has not said how often they may come.
+    pub min_interval: Duration,
+    /// Whether a client may ask earlier, once after HEADERS or DATA that the server has sent: A8 has
+    /// servers count from then.
+    pub after_answers: bool,
+}
+
+/// How often a client may send PING (gRFC A8); those that come earlier are strikes, and more of them
+/// than the limit end the connection. HEADERS or DATA that the server sends begin the count again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingPolicy {
+    /// The time between two of them; 5 min.
+    pub min_interval: Duration,
+    /// Whether they may come as often without calls; no, which is once in 2 h.
+    pub without_calls: bool,
+    /// Strikes that are borne; 2.
+    pub strikes: u32,
+    /// What is said in the SETTINGS, for clients that understand it: they may send a PING as often as
+    /// this, with and without calls; 5 s.
+    pub announced: Option<Duration>,
+}
+
+impl Default for PingPolicy {
+    fn default() -> Self {
+        Self {
+            min_interval: Duration::from_secs(5 * 60),
+            without_calls: false,
+            strikes: 2,
+            announced: Some(Duration::from_secs(5)),
+        }
+    }
+}
+
 /// What protects a connection from its peer. Nothing here hits an honest peer; a limit that is
 /// turned off is one that an attack gets through.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +90,8 @@ pub struct Limits {
     pub unsent_answers: Option<u32>,
     /// Frames that carry nothing; 20,000 in 10 s.
     pub idle_frames: Option<Rate>,
+    /// How often a client may ask whether the server is there.
+    pub pings: Option<PingPolicy>,
     /// The entries of one SETTINGS frame; 64, and a peer has reason for a dozen.
     pub settings: Option<usize>,
     /// Empty DATA frames one after the other on one connection; 100.
@@ -79,6 +124,7 @@ impl Default for Limits {
                 events: 20_000,
                 per: Duration::from_secs(10),
             }),
+            pings: Some(PingPolicy::default()),
             settings: Some(64),
             empty_data: Some(100),
             stall: Some(Duration::from_secs(60)),
@@ -112,6 +158,16 @@ pub struct Config {
     /// of streams, and as much within them, or half of it once half of the former is taken up. A
     /// connection that reads nothing takes less than 4 MiB with what its handlers hold themselves.
     pub connection_buffer: usize,
+    /// How it is found out that the peer is gone; not at all.
+    pub keepalive: Option<Keepalive>,
+    /// How long a server's connection may have no stream until it ends, with a fourth of it more at the
+    /// most (gRFC A9); without limit.
+    pub max_idle: Option<Duration>,
+    /// How old a server's connection may get until it takes no more streams (gRFC A9); without limit.
+    /// Whoever makes many connections gives each another age.
+    pub max_age: Option<Duration>,
+    /// How long the streams of a connection that is too old may go on; without limit.
+    pub max_age_grace: Option<Duration>,
     /// What protects the connection from its peer.
     pub limits: Limits,
 }
@@ -129,6 +185,10 @@ impl Default for Config {
             header_table: 4096,
             stream_buffer: 400 * 1024,
             connection_buffer: 2 * 1024 * 1024,
+            keepalive: None,
+            max_idle: None,
+            max_age: None,
+            max_age_grace: None,
             limits: Limits::default(),
         }
     }

@@ -76,6 +76,9 @@ pub struct ConnectionError {
 }
 
 impl ConnectionError {
+    /// Nothing was heard of the peer, a PING was not answered in time.
+    pub const SILENT: Self = Self::new(ErrorCode::NO_ERROR, "keepalive: no answer to a PING");
+
     pub(crate) const fn new(code: ErrorCode, reason: &'static str) -> Self {
         Self { code, reason }
     }

@@ -65,6 +65,10 @@ pub mod setting {
     pub const MAX_FRAME_SIZE: u16 = 0x5;
     /// The largest header list that the sender takes; advice only.
     pub const MAX_HEADER_LIST_SIZE: u16 = 0x6;
+    /// The milliseconds between two PINGs that ask whether the peer is there: of a server what it
+    /// allows, of a client what it does. One of those for experiments (RFC 7540 section 11.3), which a
+    /// peer that does not know it ignores (RFC 9113 section 6.5.2).
+    pub const PING_INTERVAL: u16 = 0xf0a8;
 }
 
 /// The header of a frame.

@@ -24,7 +24,7 @@ mod rate;
 mod streams;
 mod validate;
 
-pub use config::{Config, Limits, Rate, Role};
+pub use config::{Config, Keepalive, Limits, PingPolicy, Rate, Role};
 pub use connection::{Connection, Event, Payload, ResetCause, Unsent};
 pub use error::{ConnectionError, ErrorCode};
 pub use fields::Fields;

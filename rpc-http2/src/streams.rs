@@ -253,6 +253,11 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// How many there have been; it begins anew once there were 2^32.
+    pub(crate) fn opened(&self) -> u32 {
+        self.generation
+    }
+
     /// How many there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {

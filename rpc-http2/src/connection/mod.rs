@@ -3,6 +3,8 @@
 mod data;
 mod heads;
 mod ignored;
+mod keepalive;
+mod lifetime;
 mod receive;
 mod room;
 mod send;
@@ -23,6 +25,8 @@ use crate::rate::{Clock, RateCounter, TokenBucket};
 use crate::streams::{End, StreamKey, Streams};
 
 use ignored::Ignored;
+use keepalive::Watch;
+use lifetime::Lifetime;
 pub use room::Unsent;
 pub use send::Payload;
 use settings::PeerSettings;
@@ -198,8 +202,12 @@ pub struct Connection {
     peer_last: Option<u32>,
     unsent_answers: u32,
     empty_data: u32,
-    /// Heads or data have gone either way since the last PING of the peer.
-    exchanged: bool,
+    /// What has gone either way, by the bits of [`keepalive::went`].
+    went: u8,
+    watch: Watch,
+    lifetime: Lifetime,
+    /// When there is something to look at for keepalive or the lifetime.
+    alarm: Option<Instant>,
     idle_frames: RateCounter,
     early_resets: TokenBucket,
     /// How many resets may come for streams that have ended.
@@ -256,12 +264,16 @@ impl Connection {
             peer_last: None,
             unsent_answers: 0,
             empty_data: 0,
-            exchanged: false,
+            went: 0,
+            watch: Watch::new(config.keepalive, now),
+            lifetime: Lifetime::new(role, &config, now),
+            alarm: None,
             idle_frames: RateCounter::default(),
             early_resets: TokenBucket::default(),
             late_resets: 0,
             caused_resets: RateCounter::default(),
         };
+        connection.set_alarm();
         connection.greet();
         connection
     }
@@ -561,7 +573,7 @@ impl Connection {
 
     /// Sends a PING; [`Event::Pong`] is its answer.
     pub fn ping(&mut self) {
-        self.put_ping(0, timers::KEEPALIVE);
+        self.send_ping(timers::KEEPALIVE);
     }
 
     fn put_ping(&mut self, flags: u8, payload: [u8; 8]) {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::keepalive::went;
 use super::{Arriving, Connection, Event, Notice, PartialBlock, ResetCause, timers};
 use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
@@ -54,6 +55,7 @@ impl Connection {
         if let Some(error) = self.error {
             return Err(error);
         }
+        self.watch.heard = now;
         let step = loop {
             if let Some(event) = self.poll_event() {
                 return Ok(Some(event));
@@ -135,7 +137,7 @@ impl Connection {
         self.check_header(header)?;
         if header.kind == kind::DATA {
             self.partial_since = None;
-            self.exchanged = true;
+            self.went |= went::COME;
             return self.begin_data(header, input, rest, now);
         }
         if header.kind > kind::CONTINUATION {
@@ -267,7 +269,7 @@ impl Connection {
         since: Instant,
         now: Instant,
     ) -> Result<Step<'a>, ConnectionError> {
-        self.exchanged = true;
+        self.went |= went::COME;
         let mut fragment = payload;
         if header.has(flag::PADDED) {
             let (padding, rest) = fragment
@@ -435,10 +437,12 @@ impl Connection {
         let payload: [u8; 8] = *payload.first_chunk().unwrap_or(&[0; 8]);
         if !header.has(flag::ACK) {
             self.put_ping(flag::ACK, payload);
+            self.count_ping(now)?;
             // A peer that measures the round trip may do so with everything that is exchanged.
-            if !std::mem::take(&mut self.exchanged) {
+            if self.went & went::BETWEEN == 0 {
                 self.count_idle(now)?;
             }
+            self.went &= !went::BETWEEN;
             return self.count_answer();
         }
         match payload {
@@ -446,14 +450,15 @@ impl Connection {
             timers::DRAINING => self.finish_drain(),
             timers::KEEPALIVE => self.notices.push_back(Notice::Pong),
             // An answer to nothing is as good as none.
-            _ => self.count_idle(now)?,
+            _ => return self.count_idle(now),
         }
+        self.on_pong(now);
         Ok(())
     }
 
     /// Section 6.8.
     fn receive_goaway(&mut self, payload: &[u8]) -> Result<(), ConnectionError> {
-        let Some((head, _debug)) = payload.split_first_chunk::<8>() else {
+        let Some((head, debug)) = payload.split_first_chunk::<8>() else {
             return Err(ConnectionError::frame_size("GOAWAY is too short"));
         };
         let [l0, l1, l2, l3, c0, c1, c2, c3] = *head;
@@ -465,6 +470,8 @@ impl Connection {
             ));
         }
         self.peer_last = Some(last);
+        self.watch.too_many |=
+            code == ErrorCode::ENHANCE_YOUR_CALM && debug == timers::TOO_MANY_PINGS.as_bytes();
         self.notices.push_back(Notice::GoAway(code));
         if self.role == Role::Client {
             self.refuse_above(last);

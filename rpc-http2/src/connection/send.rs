@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
+use super::keepalive::went;
 use super::{Connection, OpenFrame};
 use crate::fields::Fields;
 use crate::frame::{self, FrameHeader, flag, kind};
@@ -53,6 +54,7 @@ impl Connection {
         if !self.takes_streams() {
             return None;
         }
+        self.wake_keepalive();
         let full = self.streams.len() >= self.peer.max_streams as usize || !self.waiting.is_empty();
         let id = if full { 0 } else { self.next_id };
         let opened_at = self.clock.since(now).as_millis() as u32;
@@ -330,7 +332,7 @@ impl Connection {
     }
 
     fn put_data_header(&mut self, key: StreamKey, length: u32, end: bool) {
-        self.exchanged = true;
+        self.went |= went::OUT;
         let stream = self.streams.get(key).map_or(0, |stream| stream.id);
         let header = FrameHeader {
             length,
@@ -352,7 +354,7 @@ impl Connection {
     /// peer's table depends on it.
     pub(super) fn put_head(&mut self, id: u32, template: &mut Template, rest: &Fields, end: bool) {
         self.open_frame = None;
-        self.exchanged = true;
+        self.went |= went::OUT;
         let start = self.output.position();
         self.output.put(&[0; frame::HEADER]);
         let encoder = &mut self.encoder;

@@ -48,6 +48,14 @@ impl Connection {
             Role::Client => settings.push((setting::ENABLE_PUSH, 0)),
             Role::Server => settings.push((setting::MAX_CONCURRENT_STREAMS, config.max_streams)),
         }
+        let interval = match self.role {
+            Role::Client => config.keepalive.map(|keepalive| keepalive.time),
+            Role::Server => config.limits.pings.and_then(|pings| pings.announced),
+        };
+        let interval = interval.and_then(|interval| u32::try_from(interval.as_millis()).ok());
+        if let Some(interval) = interval.filter(|interval| *interval > 0) {
+            settings.push((setting::PING_INTERVAL, interval));
+        }
         self.put_settings(&settings);
         let more = config
             .connection_window
@@ -124,6 +132,7 @@ impl Connection {
             stream: 0,
         };
         self.output.put(&ack.encode());
+        self.set_alarm();
         if self.ready {
             self.count_idle(now)?;
             self.count_answer()?;
@@ -145,6 +154,7 @@ impl Connection {
                 ));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
+            setting::PING_INTERVAL => self.take_ping_interval(value),
             setting::MAX_FRAME_SIZE => {
                 if !(frame::DEFAULT_MAX_FRAME..=frame::LARGEST_MAX_FRAME).contains(&value) {
                     return Err(ConnectionError::protocol(

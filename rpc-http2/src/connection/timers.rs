@@ -14,6 +14,9 @@ pub(super) const MEASURE: [u8; 8] = *b"measured";
 /// The payload of the PING between the two GOAWAYs.
 pub(super) const DRAINING: [u8; 8] = *b"draining";
 
+/// What a server says that was asked too often (gRFC A8).
+pub(super) const TOO_MANY_PINGS: &str = "too_many_pings";
+
 /// How long the peer may take to see the first GOAWAY.
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
 
@@ -59,9 +62,12 @@ impl Growth {
 impl Connection {
     /// Half a window was used up: measures how much arrives in a round trip.
     pub(super) fn measure(&mut self) {
-        if self.growth.sample.is_none() && self.growth.window < self.growth.max {
+        if self.growth.sample.is_none()
+            && self.growth.window < self.growth.max
+            && self.may_measure()
+        {
             self.growth.sample = Some(0);
-            self.put_ping(0, MEASURE);
+            self.send_ping(MEASURE);
         }
     }
 
@@ -112,6 +118,7 @@ impl Connection {
             block.flatten(),
             frame.flatten(),
             drain.flatten(),
+            self.alarm,
         ]
         .into_iter()
         .flatten()
@@ -154,7 +161,20 @@ impl Connection {
         {
             self.finish_drain();
         }
+        if self.alarm.is_some_and(|alarm| now >= alarm) {
+            if self.watch.next().is_some_and(|next| now >= next) {
+                self.look_for_peer(now)?;
+            }
+            self.look_at_lifetime(now)?;
+            self.set_alarm();
+        }
         Ok(())
+    }
+
+    /// Sees to it that what is looked at next is looked at in time.
+    pub(super) fn set_alarm(&mut self) {
+        let times = [self.watch.next(), self.lifetime.next()];
+        self.alarm = times.into_iter().flatten().min();
     }
 
     /// Begins the graceful end: a server tells the peer, takes what is already on its way, and
@@ -164,16 +184,19 @@ impl Connection {
             return;
         }
         match self.role {
-            Role::Server => {
-                self.drain = Drain::Announced(now);
-                self.put_goaway(frame::LARGEST_WINDOW, ErrorCode::NO_ERROR, b"");
-                self.put_ping(0, DRAINING);
-            }
+            Role::Server => self.announce_end(now, b""),
             Role::Client => {
                 self.drain = Drain::Waiting;
                 self.end_waiting();
             }
         }
+    }
+
+    /// Tells a client that the end is near, and why.
+    pub(super) fn announce_end(&mut self, now: Instant, why: &[u8]) {
+        self.drain = Drain::Announced(now);
+        self.put_goaway(frame::LARGEST_WINDOW, ErrorCode::NO_ERROR, why);
+        self.send_ping(DRAINING);
     }
 
     /// Says that a client opens nothing more, once nothing waits: some servers take no streams after

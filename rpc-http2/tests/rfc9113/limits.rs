@@ -101,15 +101,17 @@ fn caused_resets() {
 #[test]
 fn unsent_answers() {
     let ping = |peer: &mut Peer, _| peer.feed(&frame(kind::PING, 0, 0, &[1; 8]));
-    let (mut peer, acts) = repeat(config(|_| {}), 5_000, ping);
+    let any = || config(|limits| limits.pings = None);
+    let (mut peer, acts) = repeat(any(), 5_000, ping);
     assert_eq!((peer.came(), acts), (CALM, 1_001));
     // Each is read before the next.
-    let (peer, acts) = repeat(config(|_| {}), 5_000, |peer, number| {
+    let (peer, acts) = repeat(any(), 5_000, |peer, number| {
         ping(peer, number);
         peer.sent();
     });
     assert_eq!((peer.machine.error(), acts), (None, 5_000));
-    let (peer, acts) = repeat(config(|limits| limits.unsent_answers = None), 5_000, ping);
+    let off = config(|limits| (limits.pings, limits.unsent_answers) = (None, None));
+    let (peer, acts) = repeat(off, 5_000, ping);
     assert_eq!((peer.machine.error(), acts), (None, 5_000));
 }
 

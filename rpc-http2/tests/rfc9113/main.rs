@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod frames;
+mod keepalive;
 mod kinds;
 mod limits;
 mod messages;

@@ -142,9 +142,17 @@ fn a_peer_may_ping_with_everything_that_is_exchanged() {
             peer.feed(&headers(1, &RESPONSE, false));
         } else {
             peer.feed(&headers(1, &REQUEST, false));
+            peer.respond(0, false);
+            peer.feed(&window_update(0, 1 << 30));
+            peer.feed(&window_update(1, 1 << 30));
         }
         for _ in 0..100_000 {
             peer.feed(&data(1, 10, false));
+            if role == Role::Server {
+                let answer = Payload::Copied(&[7; 10]);
+                peer.machine.send(peer.keys[0], answer, false);
+            }
+            peer.sent();
             peer.feed(&frame(kind::PING, 0, 0, b"bdpbdpbd"));
             peer.sent();
         }
