@@ -102,9 +102,9 @@ impl Control {
                 },
                 change = changed.recv() => {
                     let Some(change) = change else { return };
-                    let mut failed = note(&mut entries, change);
+                    let mut failed = self.note(&mut entries, change);
                     while let Ok(change) = changed.try_recv() {
-                        failed |= note(&mut entries, change);
+                        failed |= self.note(&mut entries, change);
                     }
                     if failed {
                         self.resolver.refresh();
@@ -161,6 +161,27 @@ impl Control {
         }
     }
 
+    /// Records a change; says whether it is a failure to connect.
+    fn note(&mut self, entries: &mut [Entry], change: StateChange) -> bool {
+        let Some(entry) = entries
+            .iter_mut()
+            .find(|entry| entry.candidate.id == change.id)
+        else {
+            return false;
+        };
+        self.resolver
+            .connection(&entry.candidate.endpoint.address, change.state);
+        entry.candidate.state = change.state;
+        if change.state == ConnectivityState::Ready {
+            entry.candidate.last_error = None;
+        }
+        let failed = change.state == ConnectivityState::TransientFailure;
+        if change.error.is_some() {
+            entry.candidate.last_error = change.error;
+        }
+        failed
+    }
+
     fn update(&mut self, entries: &mut [Entry]) {
         let candidates: Vec<Candidate> = entries
             .iter()
@@ -173,23 +194,4 @@ impl Control {
         }
         self.published.publish(update.picker);
     }
-}
-
-/// Records a change; says whether it is a failure to connect.
-fn note(entries: &mut [Entry], change: StateChange) -> bool {
-    let Some(entry) = entries
-        .iter_mut()
-        .find(|entry| entry.candidate.id == change.id)
-    else {
-        return false;
-    };
-    entry.candidate.state = change.state;
-    if change.state == ConnectivityState::Ready {
-        entry.candidate.last_error = None;
-    }
-    let failed = change.state == ConnectivityState::TransientFailure;
-    if change.error.is_some() {
-        entry.candidate.last_error = change.error;
-    }
-    failed
 }

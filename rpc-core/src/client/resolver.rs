@@ -1,6 +1,7 @@
 //! From a name to endpoints: [`Resolver`].
 
-use super::endpoint::Endpoint;
+use super::balancer::ConnectivityState;
+use super::endpoint::{Address, Endpoint};
 use crate::{BoxFuture, Status};
 
 /// Says which endpoints a name has, now and whenever that changes.
@@ -12,6 +13,12 @@ pub trait Resolver: Send + 'static {
 
     /// A hint that connections fail, so that asking again may help.
     fn refresh(&mut self) {}
+
+    /// Told when the state of the connection to an endpoint has changed: a resolver may doubt a word
+    /// that says that an endpoint is gone which still answers. Must return at once.
+    fn connection(&mut self, address: &Address, state: ConnectivityState) {
+        let _ = (address, state);
+    }
 }
 
 /// A list that never changes.
