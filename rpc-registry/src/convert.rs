@@ -8,6 +8,24 @@ use rpc_core::client::{Address, Endpoint};
 
 use crate::generated::Instance;
 
+/// How much metadata one instance can have, keys and values together.
+const METADATA_LIMIT: usize = 16 * 1024;
+
+pub(crate) fn valid_metadata<'a>(
+    metadata: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), Status> {
+    let octets: usize = metadata
+        .into_iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if octets > METADATA_LIMIT {
+        return Err(Status::invalid_argument(format!(
+            "{octets} bytes of metadata are more than {METADATA_LIMIT}"
+        )));
+    }
+    Ok(())
+}
+
 pub(crate) fn to_instance(endpoint: &Endpoint) -> Instance {
     Instance {
         id: endpoint.instance,

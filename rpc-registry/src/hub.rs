@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,12 +12,17 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::convert;
-use crate::generated::{Entry, ListResponse, ServiceEntries, State};
+use crate::generated::{Entry, ServiceEntries, State};
 use crate::state_file;
-use crate::store::{Grant, Snapshot, Store};
+use crate::store::{Changes, Grant, Listed, Refusal, Store};
 
 /// How long a deregistration waits for the disk before it is acknowledged all the same.
 const SAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// Saving takes at most one part of the time in so many.
+const SAVE_SHARE: u32 = 10;
+/// How many watches all clients have together, and how many one connection has.
+pub(crate) const MOST_WATCHES: usize = 100_000;
+pub(crate) const MOST_WATCHES_OF_A_CONNECTION: usize = 4_096;
 
 /// One registry: in this process, or served to others.
 #[derive(Debug)]
@@ -26,7 +31,10 @@ pub(crate) struct Hub {
     pub(crate) incarnation: u64,
     /// The TTL of leases that ask for none.
     pub(crate) ttl: Duration,
+    /// Until then servers may not have come back to a registry that has just started.
+    pub(crate) refilled: Instant,
     state: Mutex<Shared>,
+    streams: AtomicU64,
     file: Option<PathBuf>,
     /// The revision that the state file holds.
     saved: watch::Sender<u64>,
@@ -38,27 +46,120 @@ pub(crate) struct Hub {
 #[derive(Debug, Default)]
 struct Shared {
     store: Store,
-    watchers: HashMap<String, watch::Sender<Arc<Snapshot>>>,
+    watchers: HashMap<Arc<str>, HashMap<u64, Arc<Subscription>>>,
+    /// How many watches there are, and of each connection.
+    watches: usize,
+    connections: HashMap<Arc<str>, usize>,
+    subscriptions: u64,
+}
+
+/// One watch of one service: who is told, and whether it has been told already.
+#[derive(Debug)]
+struct Subscription {
+    watch: u32,
+    marked: AtomicBool,
+    mailbox: Arc<Mailbox>,
+}
+
+/// The watches of one stream that have news.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    news: Mutex<Vec<Arc<Subscription>>>,
+    notify: Notify,
+}
+
+impl Mailbox {
+    /// Waits for news. Cancel safe.
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+
+    /// The watches that have news, each once.
+    pub(crate) fn take(&self) -> Vec<u32> {
+        let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        // Marked as seen before anyone looks at the list, so that no later change is missed.
+        let seen = |one: Arc<Subscription>| {
+            one.marked.store(false, Ordering::SeqCst);
+            one.watch
+        };
+        news.into_iter().map(seen).collect()
+    }
+}
+
+/// A watch in force; dropping it ends it and leaves nothing of it.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    hub: Arc<Hub>,
+    pub(crate) service: Arc<str>,
+    connection: Option<Arc<str>>,
+    number: u64,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut shared = self.hub.lock();
+        let mut ended = None;
+        if let Some(watchers) = shared.watchers.get_mut(&self.service) {
+            ended = watchers.remove(&self.number);
+            if watchers.is_empty() {
+                shared.watchers.remove(&self.service);
+            }
+        }
+        shared.watches = shared.watches.saturating_sub(1);
+        if let Some(connection) = &self.connection
+            && let Some(count) = shared.connections.get_mut(connection)
+        {
+            *count -= 1;
+            if *count == 0 {
+                shared.connections.remove(connection);
+            }
+        }
+        drop(shared);
+        drop(ended);
+    }
 }
 
 impl Shared {
-    fn publish(&mut self, service: &str) {
-        let Some(watchers) = self.watchers.get(service) else {
-            return;
-        };
-        if watchers.receiver_count() == 0 {
-            self.watchers.remove(service);
-        } else {
-            watchers.send_replace(Arc::new(self.store.snapshot(service)));
+    fn publish(&self, service: &str) {
+        for one in self
+            .watchers
+            .get(service)
+            .into_iter()
+            .flat_map(HashMap::values)
+        {
+            if !one.marked.swap(true, Ordering::SeqCst) {
+                let mut news = one
+                    .mailbox
+                    .news
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                news.push(Arc::clone(one));
+                drop(news);
+                one.mailbox.notify.notify_one();
+            }
         }
     }
 
-    fn expire(&mut self, now: Instant) {
-        for service in self.store.expire(now) {
-            tracing::info!(service, "a lease expired");
+    fn expire(&mut self, now: Instant) -> Vec<Expired> {
+        let mut all = Vec::new();
+        for (service, count) in self.store.expire(now) {
             self.publish(&service);
+            let left = self.store.endpoints_count(&service);
+            all.push(Expired {
+                service,
+                count,
+                left,
+            });
         }
+        all
     }
+}
+
+/// How many leases of a service expired, and how many instances it has left.
+struct Expired {
+    service: Arc<str>,
+    count: usize,
+    left: usize,
 }
 
 impl Hub {
@@ -69,19 +170,19 @@ impl Hub {
             .transpose()?
             .unwrap_or_default();
         let revision = state.revision;
-        let store = Store::restore(revision, restored(state), Instant::now());
+        let now = Instant::now();
+        let store = Store::restore(revision, restored(state), now);
+        let grace = ttl + Duration::from_secs(1);
         Ok(Self {
-            incarnation: fastrand::u64(1..),
             ttl,
+            refilled: now.checked_add(grace).unwrap_or(now),
             state: Mutex::new(Shared {
                 store,
-                watchers: HashMap::new(),
+                ..Shared::default()
             }),
             file,
             saved: watch::Sender::new(revision),
-            closed: watch::Sender::new(false),
-            keeper: AtomicBool::new(false),
-            wake: Notify::new(),
+            ..Self::memory()
         })
     }
 
@@ -90,7 +191,9 @@ impl Hub {
         Self {
             incarnation: fastrand::u64(1..),
             ttl: Duration::ZERO,
+            refilled: Instant::now(),
             state: Mutex::default(),
+            streams: AtomicU64::new(1),
             file: None,
             saved: watch::Sender::new(0),
             closed: watch::Sender::new(false),
@@ -104,34 +207,65 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Acts on what holds now: what has outlived its TTL is dropped first.
+    fn with<T>(&self, act: impl FnOnce(&mut Shared, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut shared = self.lock();
+        let expired = shared.expire(now);
+        let result = act(&mut shared, now);
+        // Who collects logs may do anything, so not under the lock.
+        drop(shared);
+        for Expired {
+            service,
+            count,
+            left,
+        } in expired
+        {
+            tracing::info!(service = &*service, count, left, "leases expired");
+        }
+        result
+    }
+
+    /// A number for a stream of leases; 0 is the process itself.
+    pub(crate) fn stream(&self) -> u64 {
+        self.streams.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn announce(
         &self,
         service: &str,
         endpoint: Endpoint,
         ttl: Option<Duration>,
-    ) -> Option<Grant> {
-        let now = Instant::now();
-        let mut shared = self.lock();
-        shared.expire(now);
-        let grant = shared.store.announce(service, endpoint, ttl, now)?;
+        stream: u64,
+    ) -> Result<Grant, Refusal> {
+        let grant = self.with(|shared, now| {
+            let grant = shared.store.announce(service, endpoint, ttl, stream, now);
+            if grant.is_ok_and(|grant| grant.changed) {
+                shared.publish(service);
+            }
+            grant
+        })?;
         if grant.changed {
+            self.wake.notify_one();
+        }
+        Ok(grant)
+    }
+
+    pub(crate) fn keep_alive(&self, service: &str, instance: u64, stream: u64) -> bool {
+        self.lock()
+            .store
+            .keep_alive(service, instance, stream, Instant::now())
+    }
+
+    pub(crate) fn detach(&self, service: &str, instance: u64, stream: u64) {
+        let mut shared = self.lock();
+        let before = shared.store.revision();
+        shared
+            .store
+            .detach(service, instance, stream, Instant::now());
+        if shared.store.revision() != before {
             shared.publish(service);
         }
-        drop(shared);
-        self.wake.notify_one();
-        Some(grant)
-    }
-
-    pub(crate) fn keep_alive(&self, service: &str, instance: u64, lease: u64) -> bool {
-        self.lock()
-            .store
-            .keep_alive(service, instance, lease, Instant::now())
-    }
-
-    pub(crate) fn detach(&self, service: &str, instance: u64, lease: u64) {
-        self.lock()
-            .store
-            .detach(service, instance, lease, Instant::now());
     }
 
     /// Takes an instance off the list; the revision without it.
@@ -148,28 +282,83 @@ impl Hub {
 
     /// Drops what has outlived its TTL.
     pub(crate) fn expire(&self) {
-        self.lock().expire(Instant::now());
+        self.with(|_, _| ());
         self.wake.notify_one();
     }
 
-    pub(crate) fn watch(&self, service: &str) -> watch::Receiver<Arc<Snapshot>> {
+    /// Begins a watch whose news go to a mailbox; the bound that it would break otherwise.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        service: &str,
+        connection: Option<&Arc<str>>,
+        watch: u32,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<Watching, usize> {
         let mut shared = self.lock();
-        shared.expire(Instant::now());
-        let Shared { store, watchers } = &mut *shared;
-        let sender = watchers
-            .entry(service.to_owned())
-            .or_insert_with(|| watch::Sender::new(Arc::new(store.snapshot(service))));
-        sender.subscribe()
+        let own = connection.and_then(|connection| shared.connections.get(connection));
+        if own.is_some_and(|count| *count >= MOST_WATCHES_OF_A_CONNECTION) {
+            return Err(MOST_WATCHES_OF_A_CONNECTION);
+        }
+        if shared.watches >= MOST_WATCHES {
+            return Err(MOST_WATCHES);
+        }
+        shared.watches += 1;
+        shared.subscriptions += 1;
+        let number = shared.subscriptions;
+        if let Some(connection) = connection {
+            *shared
+                .connections
+                .entry(Arc::clone(connection))
+                .or_default() += 1;
+        }
+        let service: Arc<str> = shared
+            .watchers
+            .get_key_value(service)
+            .map_or_else(|| service.into(), |(name, _)| Arc::clone(name));
+        let subscription = Subscription {
+            watch,
+            marked: AtomicBool::new(false),
+            mailbox: Arc::clone(mailbox),
+        };
+        shared
+            .watchers
+            .entry(Arc::clone(&service))
+            .or_default()
+            .insert(number, Arc::new(subscription));
+        drop(shared);
+        Ok(Watching {
+            hub: Arc::clone(self),
+            service,
+            connection: connection.cloned(),
+            number,
+        })
     }
 
-    pub(crate) fn list(&self, service: &str) -> ListResponse {
-        let mut shared = self.lock();
-        shared.expire(Instant::now());
-        ListResponse {
-            incarnation: self.incarnation,
-            revision: shared.store.revision(),
-            services: listed(&shared.store, service),
-        }
+    /// See [`Store::since`].
+    pub(crate) fn since(&self, service: &str, revision: u64, octets: usize) -> Changes {
+        self.with(|shared, _| shared.store.since(service, revision, octets))
+    }
+
+    /// See [`Store::remembers`].
+    pub(crate) fn remembers(&self, service: &str, revision: u64) -> bool {
+        self.lock().store.remembers(service, revision)
+    }
+
+    /// Who is listed.
+    pub(crate) fn endpoints(&self, service: &str) -> Vec<Endpoint> {
+        self.lock().store.endpoints(service)
+    }
+
+    /// Whether servers may not have come back yet.
+    pub(crate) fn is_refilling(&self) -> bool {
+        Instant::now() < self.refilled
+    }
+
+    /// The revision and everything that is registered, of one service or of all.
+    pub(crate) fn list(&self, service: &str) -> (u64, Vec<ServiceEntries>) {
+        let (revision, kept) =
+            self.with(|shared, _| (shared.store.revision(), kept(&shared.store, service)));
+        (revision, kept.into_iter().map(Kept::listed).collect())
     }
 
     /// Waits until a restart would know of a revision.
@@ -199,48 +388,50 @@ impl Hub {
         }
     }
 
-    fn unsaved(&self) -> Option<(PathBuf, State)> {
-        let file = self.file.clone()?;
-        let shared = self.lock();
-        let revision = shared.store.revision();
-        (revision != *self.saved.borrow()).then(|| {
-            (
-                file,
-                State {
-                    revision,
-                    services: listed(&shared.store, ""),
-                },
-            )
-        })
+    fn is_unsaved(&self) -> bool {
+        self.file.is_some() && self.lock().store.revision() != *self.saved.borrow()
     }
 
-    async fn save(&self) {
-        let Some((file, state)) = self.unsaved() else {
-            return;
+    /// Writes the state file, if there is one and it is not up to date; whether it was not.
+    async fn save(&self) -> bool {
+        let Some(file) = self.file.clone().filter(|_| self.is_unsaved()) else {
+            return false;
         };
-        let revision = state.revision;
+        let (revision, kept) = {
+            let shared = self.lock();
+            (shared.store.revision(), kept(&shared.store, ""))
+        };
         let path = file.clone();
-        let result = tokio::task::spawn_blocking(move || state_file::save(&file, &state)).await;
-        match result.map_err(io::Error::other).and_then(|saved| saved) {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "the state cannot be saved")
-            }
+        let writing = move || {
+            let services = kept.into_iter().map(Kept::listed).collect();
+            state_file::save(&file, &State { revision, services })
+        };
+        let result = tokio::task::spawn_blocking(writing).await;
+        if let Err(error) = result.map_err(io::Error::other).and_then(|saved| saved) {
+            tracing::warn!(file = %path.display(), %error, "the state cannot be saved");
         }
         // A disk that fails is said once a change, and holds nothing up.
         self.saved.send_replace(revision);
+        true
     }
 }
 
 async fn keep(hub: Weak<Hub>) {
+    let mut next_save = Instant::now();
     while let Some(hub) = hub.upgrade() {
-        hub.lock().expire(Instant::now());
-        hub.save().await;
-        let next = hub.lock().store.next_expiry();
+        hub.with(|_, _| ());
+        let started = Instant::now();
+        if started >= next_save && hub.save().await {
+            // The whole state is written each time, so that its cost must not grow with the changes.
+            next_save = Instant::now() + started.elapsed() * (SAVE_SHARE - 1);
+        }
         // Looks up now and then whether the registry is still there.
-        let next = next
-            .unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
-            .min(Instant::now() + Duration::from_secs(1));
+        let mut next = Instant::now() + Duration::from_secs(1);
+        if hub.is_unsaved() {
+            next = next.min(next_save);
+        }
+        let expiry = hub.lock().store.next_expiry();
+        let next = expiry.map_or(next, |expiry| expiry.min(next));
         tokio::select! {
             () = hub.wake.notified() => {}
             () = tokio::time::sleep_until(next) => {}
@@ -248,20 +439,39 @@ async fn keep(hub: Weak<Hub>) {
     }
 }
 
-fn listed(store: &Store, service: &str) -> Vec<ServiceEntries> {
-    let entry = |entry: &crate::store::Entry| Entry {
-        instance: Some(convert::to_instance(&entry.endpoint)),
-        attached: entry.attached,
-        ttl_ms: convert::to_milliseconds(entry.ttl),
-    };
-    store
+/// The entries of one service, to be put into messages away from the lock.
+struct Kept {
+    service: Arc<str>,
+    entries: Vec<(Arc<Listed>, bool, Duration)>,
+}
+
+impl Kept {
+    fn listed(self) -> ServiceEntries {
+        let entry = |(listed, attached, ttl): (Arc<Listed>, bool, Duration)| Entry {
+            instance: Some(convert::to_instance(&listed.endpoint)),
+            attached,
+            ttl_ms: convert::to_milliseconds(ttl),
+        };
+        ServiceEntries {
+            service: self.service.to_string(),
+            entries: self.entries.into_iter().map(entry).collect(),
+        }
+    }
+}
+
+fn kept(store: &Store, service: &str) -> Vec<Kept> {
+    let entry =
+        |entry: &crate::store::Entry| (Arc::clone(&entry.listed), entry.attached(), entry.ttl);
+    let mut kept: Vec<Kept> = store
         .entries()
-        .filter(|(name, _)| service.is_empty() || service == *name)
-        .map(|(name, entries)| ServiceEntries {
-            service: name.to_owned(),
+        .filter(|(name, _)| service.is_empty() || service == &***name)
+        .map(|(name, entries)| Kept {
+            service: Arc::clone(name),
             entries: entries.map(entry).collect(),
         })
-        .collect()
+        .collect();
+    kept.sort_by(|a, b| a.service.cmp(&b.service));
+    kept
 }
 
 /// The entries of a state file that can live on: those of this process's predecessor itself cannot.

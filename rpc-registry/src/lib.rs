@@ -24,13 +24,18 @@
 //!
 //! When all are down, clients go on with the servers that they know, and a dead one among these
 //! stops being picked as its connection breaks. When one is back, it is told everything within
-//! seconds, and nobody is forgotten in between.
+//! seconds, and nobody is forgotten in between. What a registry says of servers that still answer is
+//! not believed without doubt: [`Registry::resolver`].
+//!
+//! A registry on another machine needs a token, and should have TLS: `registry+tls://host:port`, with
+//! the token in the variable `RPC_REGISTRY_TOKEN` or given to [`Registry::builder`].
 
 pub mod balance;
 mod client;
 mod convert;
 mod generated;
 mod hub;
+mod identity;
 mod resolve;
 mod server;
 mod state_file;
@@ -40,13 +45,13 @@ mod target;
 use rpc_core::client::{ChannelBuilder, StaticResolver};
 use rpc_core::{Channel, Status};
 
-pub use client::{Lease, Registry};
+pub use client::{Lease, Registry, RegistryBuilder};
 pub use server::{DEFAULT_TTL, RegistryServer, RegistryServerBuilder};
 
 use target::Target;
 
 /// A channel to a name, once one of its endpoints is connected:
-/// `registry://host:port,host:port/service`, `static:host:port,host:port` or `memory:service`.
+/// `registry://host:port,host:port/service` (`registry+tls://…` for registries with TLS), `static:host:port,host:port` or `memory:service`.
 ///
 /// Calls are balanced by [`balance::LeastRequest`].
 ///

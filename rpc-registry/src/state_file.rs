@@ -137,19 +137,32 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// CRC-32 as in IEEE 802.3.
 fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
+    let step = |crc: u32, byte: &u8| {
+        let index = (crc ^ u32::from(*byte)) & 0xff;
+        (crc >> 8) ^ CRC_OF_A_BYTE.get(index as usize).copied().unwrap_or(0)
+    };
+    !bytes.iter().fold(u32::MAX, step)
+}
+
+const CRC_OF_A_BYTE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
             crc = if crc & 1 == 1 {
                 (crc >> 1) ^ 0xEDB8_8320
             } else {
                 crc >> 1
             };
+            bit += 1;
         }
+        table[byte] = crc;
+        byte += 1;
     }
-    !crc
-}
+    table
+};
 
 #[cfg(test)]
 mod tests {

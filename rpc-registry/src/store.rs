@@ -4,64 +4,155 @@
 //!              announce                    announce (same instance)
 //!   (unknown) ─────────▶ attached ◀───────────────────────────────┐
 //!        ▲  silent for the TTL │ │ │                              │
-//!        ├─────────────────────┘ │ └── stream breaks ────▶ grace ─┤
+//!        ├─────────────────────┘ │ └── last stream breaks ▶ grace ┤
 //!        │            deregister ▼                           │    │
 //!        │               (departed) ◀── deregister ──────────┘    │
 //!        └───────────────────────────── after the TTL ────────────┘
 //! ```
 //!
+//! Each change of a list has a revision, and what is listed is kept by the revision that listed it:
+//! a watcher that knows a list up to some revision is told what has one behind it, and one that
+//! knows nothing is told everything, in pieces. Each event costs a logarithm of what is known.
+//!
 //! It has no clock and no I/O: the time is an argument.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_core::client::Endpoint;
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::client::{Address, Endpoint};
 use tokio::time::Instant;
 
-/// How long those who deregistered are told to watchers, so that one who was away learns of it.
-pub(crate) const DEPARTED_FOR: Duration = Duration::from_secs(60);
+use crate::convert;
+
+/// How long those who are gone are told to watchers, so that one who was away learns of it.
+pub(crate) const GONE_FOR: Duration = Duration::from_secs(60);
+/// How many of them are kept for one service; those who know an older list get a whole one.
+const MOST_GONE: usize = 10_000;
+/// How many instances all services have together, and how many octets these announce.
+const MOST_INSTANCES: usize = 100_000;
+const MOST_OCTETS: usize = 512 * 1024 * 1024;
+/// How many goodbyes of instances that nobody has heard of are remembered.
+const MOST_STRANGERS: usize = 1_000;
 
 /// All entries of all services.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     revision: u64,
-    leases: u64,
-    services: BTreeMap<String, Service>,
+    services: HashMap<Arc<str>, Service>,
+    /// What is due when: what has become due elsewhere since is looked at again then.
+    due: BinaryHeap<Reverse<(Instant, Arc<str>, Due)>>,
+    instances: usize,
+    octets: usize,
+    /// Goodbyes of instances that were not listed.
+    strangers: usize,
+    /// The highest floor of a service that was dropped as it had nothing left.
+    floor: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Lease(u64),
+    Gone,
 }
 
 #[derive(Debug, Default)]
 struct Service {
-    entries: BTreeMap<u64, Entry>,
-    departed: VecDeque<(Instant, u64)>,
+    entries: HashMap<u64, Entry>,
+    /// Who announced an address, the one that is listed first.
+    seats: HashMap<Address, Vec<u64>>,
+    /// What is listed and who is gone, by the revision that made it so.
+    changes: BTreeMap<u64, Change>,
+    gone: VecDeque<Departure>,
+    /// Those who deregistered themselves lately.
+    departed: HashSet<u64>,
+    /// Who knows the list up to an earlier revision may have missed somebody's going.
+    floor: u64,
+}
+
+#[derive(Debug)]
+struct Departure {
+    at: Instant,
+    /// Nothing for one that was not listed.
+    revision: Option<u64>,
+    instance: u64,
+    stranger: bool,
+}
+
+/// What watchers are told of one instance.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Listed {
+    pub(crate) endpoint: Endpoint,
+    /// The endpoint as an `Instance` of the protocol: made once, and sent to each watcher.
+    pub(crate) encoded: Bytes,
+}
+
+impl Listed {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        let encoded = convert::to_instance(&endpoint).encode_to_vec().into();
+        Self { endpoint, encoded }
+    }
 }
 
 /// One instance of one service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) listed: Arc<Listed>,
     pub(crate) ttl: Duration,
-    /// Whether a stream holds the lease.
-    pub(crate) attached: bool,
-    lease: u64,
+    /// The streams that hold the lease; an owner that reaches this registry by two names has two.
+    streams: Vec<u64>,
     /// When it goes, unless it is heard of before; never in a registry inside the process.
     expires: Option<Instant>,
+    /// When [`Store::due`] looks at it.
+    queued: Option<Instant>,
+    /// The revision that listed it, unless another instance has its address.
+    revision: Option<u64>,
+}
+
+impl Entry {
+    /// Whether a stream holds the lease.
+    pub(crate) fn attached(&self) -> bool {
+        !self.streams.is_empty()
+    }
+}
+
+/// One change of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Change {
+    Listed(Arc<Listed>),
+    Gone { instance: u64, deregistered: bool },
 }
 
 /// The answer to an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    pub(crate) lease: u64,
     pub(crate) revision: u64,
     /// Whether the list that watchers see is another one now.
     pub(crate) changed: bool,
+    /// Whether the instance was unknown before.
+    pub(crate) new: bool,
 }
 
-/// The list of one service at one revision.
+/// Why an announcement is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It has deregistered itself: its announcement was overtaken on the way.
+    Departed,
+    /// The registry has as much as it takes.
+    Full,
+}
+
+/// Some changes of a list, in the order of their revisions.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Snapshot {
+pub(crate) struct Changes {
+    pub(crate) changes: Vec<Change>,
+    /// The list is known up to here with these.
     pub(crate) revision: u64,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) departed: Vec<u64>,
+    pub(crate) more: bool,
 }
 
 impl Store {
@@ -73,22 +164,14 @@ impl Store {
     ) -> Self {
         let mut store = Self {
             revision,
+            floor: revision,
             ..Self::default()
         };
         for (service, endpoint, ttl) in entries {
-            let entry = Entry {
-                ttl,
-                attached: false,
-                lease: 0,
-                expires: now.checked_add(ttl),
-                endpoint,
-            };
-            store
-                .services
-                .entry(service)
-                .or_default()
-                .entries
-                .insert(entry.endpoint.instance, entry);
+            let instance = endpoint.instance;
+            // What was taken once is taken again.
+            let _ = store.announce(&service, endpoint, Some(ttl), 0, now);
+            store.detach(&service, instance, 0, now);
         }
         store
     }
@@ -97,54 +180,214 @@ impl Store {
         self.revision
     }
 
-    /// Lists an instance, or takes up its lease. Without a TTL it stays until it is deregistered.
-    ///
-    /// None for one that has deregistered itself: its announcement was overtaken on the way.
+    /// Lists an instance for a stream, takes up its lease, or changes what it says of itself.
+    /// Without a TTL it stays until it is deregistered.
     pub(crate) fn announce(
         &mut self,
         service: &str,
         endpoint: Endpoint,
         ttl: Option<Duration>,
+        stream: u64,
         now: Instant,
-    ) -> Option<Grant> {
-        let found = self.services.entry(service.to_owned()).or_default();
-        if found
-            .departed
-            .iter()
-            .any(|(_, id)| *id == endpoint.instance)
+    ) -> Result<Grant, Refusal> {
+        let instance = endpoint.instance;
+        let listed = Listed::new(endpoint);
+        let found = self.services.get(service);
+        if found.is_some_and(|found| found.departed.contains(&instance)) {
+            return Err(Refusal::Departed);
+        }
+        let old = found.and_then(|found| found.entries.get(&instance));
+        let new = old.is_none();
+        let others = self.octets - old.map_or(0, |old| old.listed.encoded.len());
+        if (new && self.instances >= MOST_INSTANCES) || others + listed.encoded.len() > MOST_OCTETS
         {
-            return None;
+            return Err(Refusal::Full);
         }
-        self.leases += 1;
-        let lease = self.leases;
-        let entries = &mut found.entries;
-        // Two processes do not listen at one address: whoever was there and has lost its stream is gone.
-        let before = entries.len();
-        entries.retain(|id, entry| {
-            *id == endpoint.instance || entry.attached || entry.endpoint.address != endpoint.address
-        });
-        let superseded = entries.len() != before;
-        let same = entries
-            .get(&endpoint.instance)
-            .is_some_and(|entry| entry.endpoint == endpoint);
-        let changed = superseded || !same;
-        let expires = ttl.and_then(|ttl| now.checked_add(ttl));
-        let entry = Entry {
-            ttl: ttl.unwrap_or_default(),
-            attached: true,
-            lease,
-            expires,
-            endpoint,
+        let name = self.name(service);
+        self.octets = others + listed.encoded.len();
+        let before = self.revision;
+        let (moves, differs) = match old_of(&self.services, &name, instance) {
+            None => (true, true),
+            Some(old) => (
+                old.listed.endpoint.address != listed.endpoint.address,
+                *old.listed != listed,
+            ),
         };
-        entries.insert(entry.endpoint.instance, entry);
-        if changed {
-            self.revision += 1;
+        if moves && !new {
+            self.leave_seat(&name, instance, false, now);
         }
-        Some(Grant {
-            lease,
+        let listed = Arc::new(listed);
+        let address = listed.endpoint.address.clone();
+        let floor = self.floor;
+        let found = self
+            .services
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Service {
+                floor,
+                ..Service::default()
+            });
+        let entry = found.entries.entry(instance).or_insert_with(|| Entry {
+            listed: Arc::clone(&listed),
+            ttl: Duration::ZERO,
+            streams: Vec::new(),
+            expires: None,
+            queued: None,
+            revision: None,
+        });
+        self.instances += usize::from(new);
+        entry.listed = listed;
+        entry.ttl = ttl.unwrap_or_default();
+        entry.expires = ttl.and_then(|ttl| now.checked_add(ttl));
+        if !entry.streams.contains(&stream) {
+            entry.streams.push(stream);
+        }
+        if let Some(expires) = entry.expires
+            && entry.queued.is_none_or(|queued| expires < queued)
+        {
+            entry.queued = Some(expires);
+            self.due
+                .push(Reverse((expires, Arc::clone(&name), Due::Lease(instance))));
+        }
+        if moves {
+            self.take_seat(&name, &address, instance, now);
+        } else if differs {
+            self.list(&name, instance);
+        }
+        Ok(Grant {
             revision: self.revision,
-            changed,
+            changed: self.revision != before,
+            new,
         })
+    }
+
+    /// The name as it is kept already, if it is.
+    fn name(&self, service: &str) -> Arc<str> {
+        self.services
+            .get_key_value(service)
+            .map_or_else(|| service.into(), |(name, _)| Arc::clone(name))
+    }
+
+    /// Gives an address to an instance. Two processes do not listen at one address: who was there
+    /// and has lost its stream is gone. While who was there still lives, it stays listed and the
+    /// newcomer waits, so that nobody takes a place that is held.
+    fn take_seat(&mut self, service: &Arc<str>, address: &Address, instance: u64, now: Instant) {
+        let Some(found) = self.services.get_mut(service) else {
+            return;
+        };
+        let seat = found.seats.entry(address.clone()).or_default();
+        let gone: Vec<u64> = seat
+            .iter()
+            .copied()
+            .filter(|id| !found.entries.get(id).is_some_and(Entry::attached))
+            .collect();
+        seat.retain(|id| !gone.contains(id));
+        seat.push(instance);
+        let first = seat.first().copied();
+        let gone: Vec<(u64, Entry)> = gone
+            .into_iter()
+            .filter_map(|id| Some((id, found.entries.remove(&id)?)))
+            .collect();
+        for (id, entry) in gone {
+            self.instances -= 1;
+            self.octets -= entry.listed.encoded.len();
+            self.unlist(service, id, entry.revision, false, now);
+        }
+        let listed = |id| old_of(&self.services, service, id).and_then(|entry| entry.revision);
+        if let Some(first) = first.filter(|first| listed(*first).is_none()) {
+            self.list(service, first);
+        }
+    }
+
+    /// Lists an instance under a new revision, if its address is its own.
+    fn list(&mut self, service: &Arc<str>, instance: u64) {
+        let Some(found) = self.services.get_mut(service) else {
+            return;
+        };
+        let Some(entry) = found.entries.get_mut(&instance) else {
+            return;
+        };
+        let seat = found.seats.get(&entry.listed.endpoint.address);
+        if seat.and_then(|seat| seat.first()) != Some(&instance) {
+            return;
+        }
+        self.revision += 1;
+        if let Some(old) = entry.revision.replace(self.revision) {
+            found.changes.remove(&old);
+        }
+        found
+            .changes
+            .insert(self.revision, Change::Listed(Arc::clone(&entry.listed)));
+    }
+
+    /// Takes the address of an instance from it; who waits for it gets it.
+    fn leave_seat(&mut self, service: &Arc<str>, instance: u64, deregistered: bool, now: Instant) {
+        let Some(found) = self.services.get_mut(service) else {
+            return;
+        };
+        let Some(entry) = found.entries.get_mut(&instance) else {
+            return;
+        };
+        let revision = entry.revision.take();
+        let address = entry.listed.endpoint.address.clone();
+        let mut next = None;
+        if let Some(seat) = found.seats.get_mut(&address) {
+            seat.retain(|id| *id != instance);
+            next = seat.first().copied();
+            if seat.is_empty() {
+                found.seats.remove(&address);
+            }
+        }
+        self.unlist(service, instance, revision, deregistered, now);
+        if let Some(next) = next.filter(|_| revision.is_some()) {
+            self.list(service, next);
+        }
+    }
+
+    /// Notes that an instance, which had its place in the list by this revision, is gone.
+    fn unlist(
+        &mut self,
+        service: &Arc<str>,
+        instance: u64,
+        listed: Option<u64>,
+        deregistered: bool,
+        now: Instant,
+    ) {
+        let Some(found) = self.services.get_mut(service) else {
+            return;
+        };
+        let revision = listed.map(|listed| {
+            found.changes.remove(&listed);
+            self.revision += 1;
+            found.changes.insert(
+                self.revision,
+                Change::Gone {
+                    instance,
+                    deregistered,
+                },
+            );
+            self.revision
+        });
+        if revision.is_none() && !deregistered {
+            return;
+        }
+        if deregistered {
+            found.departed.insert(instance);
+        }
+        if found.gone.is_empty()
+            && let Some(until) = now.checked_add(GONE_FOR)
+        {
+            self.due
+                .push(Reverse((until, Arc::clone(service), Due::Gone)));
+        }
+        found.gone.push_back(Departure {
+            at: now,
+            revision,
+            instance,
+            stranger: false,
+        });
+        if found.gone.len() > MOST_GONE {
+            self.strangers -= found.forget_first();
+        }
     }
 
     /// Notes that the holder of a lease lives; false when the lease is not in force any more.
@@ -152,341 +395,249 @@ impl Store {
         &mut self,
         service: &str,
         instance: u64,
-        lease: u64,
+        stream: u64,
         now: Instant,
     ) -> bool {
-        let Some(entry) = self.leased(service, instance, lease) else {
+        let Some(entry) = self.leased(service, instance, stream) else {
             return false;
         };
         entry.expires = now.checked_add(entry.ttl);
         true
     }
 
-    /// Notes that the stream of a lease broke: the entry has its TTL left.
-    pub(crate) fn detach(&mut self, service: &str, instance: u64, lease: u64, now: Instant) {
-        if let Some(entry) = self.leased(service, instance, lease) {
-            entry.attached = false;
-            entry.expires = now.checked_add(entry.ttl);
+    /// Notes that a stream of a lease broke: after the last one the entry has its TTL left, unless
+    /// another process waits for its address. Watchers are to be told of that by the caller.
+    pub(crate) fn detach(&mut self, service: &str, instance: u64, stream: u64, now: Instant) {
+        let Some(entry) = self.leased(service, instance, stream) else {
+            return;
+        };
+        entry.streams.retain(|one| *one != stream);
+        if entry.attached() {
+            return;
+        }
+        entry.expires = now.checked_add(entry.ttl);
+        let address = entry.listed.endpoint.address.clone();
+        let seat = |found: &Service| found.seats.get(&address).map_or(0, Vec::len);
+        if self.services.get(service).map_or(0, seat) > 1 {
+            // Another process lives at its address.
+            let name = self.name(service);
+            self.remove(&name, instance, false, now);
         }
     }
 
-    fn leased(&mut self, service: &str, instance: u64, lease: u64) -> Option<&mut Entry> {
+    fn leased(&mut self, service: &str, instance: u64, stream: u64) -> Option<&mut Entry> {
         let entry = self.services.get_mut(service)?.entries.get_mut(&instance)?;
-        (entry.lease == lease).then_some(entry)
+        entry.streams.contains(&stream).then_some(entry)
     }
 
-    /// Takes an instance off the list; true when it was on it.
+    /// Takes an instance off the list, at the word of its owner; true when the list has changed.
     pub(crate) fn deregister(&mut self, service: &str, instance: u64, now: Instant) -> bool {
-        let found = self.services.entry(service.to_owned()).or_default();
-        let listed = found.entries.remove(&instance).is_some();
-        if !found.departed.iter().any(|(_, id)| *id == instance) {
-            found.departed.push_back((now, instance));
+        let known = old_of(&self.services, service, instance).is_some();
+        let before = self.revision;
+        if known {
+            let name = self.name(service);
+            self.remove(&name, instance, true, now);
+        } else {
+            self.remember_stranger(service, instance, now);
         }
-        self.revision += u64::from(listed);
-        listed
+        self.revision != before
     }
 
-    /// Drops what has outlived its TTL; names the services whose lists changed.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<String> {
-        let mut changed = Vec::new();
-        for (name, service) in &mut self.services {
-            let before = service.entries.len();
-            service
-                .entries
-                .retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
-            if service.entries.len() != before {
-                changed.push(name.clone());
-            }
-            service
-                .departed
-                .retain(|(at, _)| now.duration_since(*at) < DEPARTED_FOR);
+    /// An instance that nobody has heard of may only be late: its announcement is refused then.
+    fn remember_stranger(&mut self, service: &str, instance: u64, now: Instant) {
+        if self.strangers >= MOST_STRANGERS {
+            return;
         }
-        self.services
-            .retain(|_, service| !service.entries.is_empty() || !service.departed.is_empty());
-        if !changed.is_empty() {
-            self.revision += 1;
+        let (name, floor) = (self.name(service), self.floor);
+        let found = self
+            .services
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Service {
+                floor,
+                ..Service::default()
+            });
+        if !found.departed.insert(instance) {
+            return;
+        }
+        self.strangers += 1;
+        if found.gone.is_empty()
+            && let Some(until) = now.checked_add(GONE_FOR)
+        {
+            self.due.push(Reverse((until, name, Due::Gone)));
+        }
+        found.gone.push_back(Departure {
+            at: now,
+            revision: None,
+            instance,
+            stranger: true,
+        });
+    }
+
+    fn remove(&mut self, service: &Arc<str>, instance: u64, deregistered: bool, now: Instant) {
+        self.leave_seat(service, instance, deregistered, now);
+        let found = self.services.get_mut(service);
+        if let Some(entry) = found.and_then(|found| found.entries.remove(&instance)) {
+            self.instances -= 1;
+            self.octets -= entry.listed.encoded.len();
+        }
+    }
+
+    /// Drops what has outlived its TTL; names whose lists changed, and how many went of each.
+    pub(crate) fn expire(&mut self, now: Instant) -> BTreeMap<Arc<str>, usize> {
+        let mut changed = BTreeMap::new();
+        while let Some(Reverse((at, _, _))) = self.due.peek() {
+            if *at > now {
+                break;
+            }
+            let Some(Reverse((at, service, what))) = self.due.pop() else {
+                break;
+            };
+            match what {
+                Due::Gone => self.forget(&service, now),
+                Due::Lease(instance) => {
+                    let Some(entry) = self
+                        .services
+                        .get_mut(&service)
+                        .and_then(|found| found.entries.get_mut(&instance))
+                        .filter(|entry| entry.queued == Some(at))
+                    else {
+                        continue;
+                    };
+                    entry.queued = entry.expires;
+                    match entry.expires {
+                        Some(expires) if expires > now => {
+                            self.due.push(Reverse((expires, service, what)));
+                        }
+                        Some(_) => {
+                            self.remove(&service, instance, false, now);
+                            *changed.entry(service).or_default() += 1;
+                        }
+                        None => {}
+                    }
+                }
+            }
         }
         changed
     }
 
-    /// When [`Self::expire`] has something to do next.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let services = self.services.values();
-        let entries = services
-            .clone()
-            .flat_map(|service| service.entries.values().filter_map(|entry| entry.expires));
-        let departed = services.filter_map(|service| {
-            service
-                .departed
-                .front()
-                .and_then(|(at, _)| at.checked_add(DEPARTED_FOR))
-        });
-        entries.chain(departed).min()
+    /// Forgets those who have been gone for long.
+    fn forget(&mut self, service: &Arc<str>, now: Instant) {
+        let Some(found) = self.services.get_mut(service) else {
+            return;
+        };
+        let over = |gone: &Departure| now.duration_since(gone.at) >= GONE_FOR;
+        while found.gone.front().is_some_and(over) {
+            self.strangers -= found.forget_first();
+        }
+        if let Some(until) = found
+            .gone
+            .front()
+            .and_then(|gone| gone.at.checked_add(GONE_FOR))
+        {
+            self.due
+                .push(Reverse((until, Arc::clone(service), Due::Gone)));
+        } else if found.entries.is_empty() {
+            self.floor = self.floor.max(found.floor);
+            self.services.remove(service);
+        }
     }
 
-    /// The list that watchers of a service see: each address once, held by its newest lease.
-    pub(crate) fn snapshot(&self, service: &str) -> Snapshot {
-        let Some(found) = self.services.get(service) else {
-            return Snapshot {
-                revision: self.revision,
-                ..Snapshot::default()
-            };
+    /// When [`Self::expire`] has something to do next.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    /// Whether what has changed since a revision is still known.
+    pub(crate) fn remembers(&self, service: &str, revision: u64) -> bool {
+        let floor = self
+            .services
+            .get(service)
+            .map_or(self.floor, |found| found.floor);
+        revision >= floor && revision <= self.revision
+    }
+
+    /// What has changed behind a revision, up to about so many octets of it; from 0 the whole list,
+    /// with those who went lately.
+    pub(crate) fn since(&self, service: &str, revision: u64, octets: usize) -> Changes {
+        let mut batch = Changes {
+            revision: self.revision,
+            ..Changes::default()
         };
-        let mut newest: BTreeMap<&rpc_core::client::Address, &Entry> = BTreeMap::new();
-        for entry in found.entries.values() {
-            let holder = newest.entry(&entry.endpoint.address).or_insert(entry);
-            if entry.lease > holder.lease {
-                *holder = entry;
+        let Some(found) = self.services.get(service) else {
+            return batch;
+        };
+        let mut room = octets;
+        let behind = (Bound::Excluded(revision), Bound::Unbounded);
+        let mut rest = found.changes.range(behind).peekable();
+        while let Some((at, change)) = rest.next() {
+            batch.changes.push(change.clone());
+            let size = match change {
+                Change::Listed(listed) => listed.encoded.len() + 4,
+                Change::Gone { .. } => 16,
+            };
+            room = room.saturating_sub(size);
+            if room == 0 && rest.peek().is_some() {
+                batch.revision = *at;
+                batch.more = true;
+                break;
             }
         }
-        Snapshot {
-            revision: self.revision,
-            endpoints: newest
-                .into_values()
-                .map(|entry| entry.endpoint.clone())
-                .collect(),
-            departed: found.departed.iter().map(|(_, id)| *id).collect(),
-        }
+        batch
+    }
+
+    /// Who is listed.
+    pub(crate) fn endpoints(&self, service: &str) -> Vec<Endpoint> {
+        let changes = self.services.get(service).map(|found| &found.changes);
+        let listed = |change: &Change| match change {
+            Change::Listed(listed) => Some(listed.endpoint.clone()),
+            Change::Gone { .. } => None,
+        };
+        changes
+            .into_iter()
+            .flat_map(|changes| changes.values().filter_map(listed))
+            .collect()
+    }
+
+    /// How many are registered.
+    pub(crate) fn endpoints_count(&self, service: &str) -> usize {
+        self.services
+            .get(service)
+            .map_or(0, |found| found.entries.len())
     }
 
     /// Every service with its entries.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &Entry>)> {
+    pub(crate) fn entries(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = &Entry>)> {
         self.services
             .iter()
             .filter(|(_, service)| !service.entries.is_empty())
-            .map(|(name, service)| (name.as_str(), service.entries.values()))
+            .map(|(name, service)| (name, service.entries.values()))
+    }
+}
+
+fn old_of<'a>(
+    services: &'a HashMap<Arc<str>, Service>,
+    service: &str,
+    instance: u64,
+) -> Option<&'a Entry> {
+    services.get(service)?.entries.get(&instance)
+}
+
+impl Service {
+    /// Forgets who has been gone for longest; how many of these were strangers.
+    fn forget_first(&mut self) -> usize {
+        let Some(gone) = self.gone.pop_front() else {
+            return 0;
+        };
+        if let Some(revision) = gone.revision {
+            self.changes.remove(&revision);
+            self.floor = self.floor.max(revision);
+        }
+        self.departed.remove(&gone.instance);
+        usize::from(gone.stranger)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(5);
-
-    fn endpoint(port: u16, instance: u64) -> Endpoint {
-        let mut endpoint = Endpoint::new(format!("127.0.0.1:{port}").parse().unwrap());
-        endpoint.instance = instance;
-        endpoint
-    }
-
-    fn ids(store: &Store) -> Vec<u64> {
-        store
-            .snapshot("s")
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.instance)
-            .collect()
-    }
-
-    #[test]
-    fn an_announced_instance_is_listed_under_its_name_only() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        let grant = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        assert_eq!(
-            grant,
-            Grant {
-                lease: 1,
-                revision: 1,
-                changed: true
-            }
-        );
-        assert_eq!(ids(&store), [10]);
-        assert!(store.snapshot("other").endpoints.is_empty());
-    }
-
-    #[test]
-    fn revisions_grow_with_each_change_and_only_then() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        assert_eq!(
-            store
-                .announce("s", endpoint(1, 10), Some(TTL), now)
-                .unwrap()
-                .revision,
-            1
-        );
-        assert_eq!(
-            store
-                .announce("s", endpoint(2, 20), Some(TTL), now)
-                .unwrap()
-                .revision,
-            2
-        );
-        let again = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        assert!(
-            !again.changed && again.revision == 2,
-            "taking up a lease changes no list"
-        );
-        let heavier = store
-            .announce("s", endpoint(1, 10).with_weight(7), Some(TTL), now)
-            .unwrap();
-        assert!(heavier.changed && heavier.revision == 3);
-        assert!(store.deregister("s", 10, now));
-        assert_eq!(store.revision(), 4);
-        assert!(
-            !store.deregister("s", 10, now),
-            "a second time changes nothing"
-        );
-        assert_eq!(store.revision(), 4);
-    }
-
-    #[test]
-    fn a_broken_stream_leaves_the_entry_for_the_ttl() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        let grant = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        let broken = now + Duration::from_secs(3);
-        store.detach("s", 10, grant.lease, broken);
-        assert_eq!(store.next_expiry(), Some(broken + TTL));
-        assert!(
-            store
-                .expire(broken + TTL - Duration::from_millis(1))
-                .is_empty()
-        );
-        assert_eq!(ids(&store), [10]);
-        assert_eq!(store.expire(broken + TTL), ["s"]);
-        assert!(ids(&store).is_empty());
-        assert!(
-            store.snapshot("s").departed.is_empty(),
-            "an expired one has not said goodbye"
-        );
-    }
-
-    #[test]
-    fn a_lease_that_is_taken_up_again_lives_on() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        let first = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        store.detach("s", 10, first.lease, now);
-        let second = store
-            .announce(
-                "s",
-                endpoint(1, 10),
-                Some(TTL),
-                now + Duration::from_secs(4),
-            )
-            .unwrap();
-        assert!(second.lease > first.lease);
-        assert!(store.expire(now + Duration::from_secs(6)).is_empty());
-        assert_eq!(ids(&store), [10]);
-    }
-
-    #[test]
-    fn the_old_stream_breaking_late_does_not_touch_the_new_lease() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        let first = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        let second = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        store.detach("s", 10, first.lease, now);
-        assert!(
-            store
-                .entries()
-                .all(|(_, mut entries)| entries.all(|entry| entry.attached))
-        );
-        assert!(!store.keep_alive("s", 10, first.lease, now));
-        assert!(store.keep_alive("s", 10, second.lease, now));
-    }
-
-    #[test]
-    fn a_silent_lease_expires_and_a_kept_one_does_not() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        let kept = store
-            .announce("s", endpoint(2, 20), Some(TTL), now)
-            .unwrap();
-        assert!(store.keep_alive("s", 20, kept.lease, now + Duration::from_secs(3)));
-        assert_eq!(store.expire(now + Duration::from_secs(6)), ["s"]);
-        assert_eq!(ids(&store), [20]);
-    }
-
-    #[test]
-    fn a_deregistered_one_is_told_as_departed_for_a_minute() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        store.deregister("s", 10, now);
-        assert_eq!(store.snapshot("s").departed, [10]);
-        assert_eq!(store.next_expiry(), Some(now + DEPARTED_FOR));
-        assert!(
-            store.expire(now + DEPARTED_FOR).is_empty(),
-            "no list changes"
-        );
-        assert!(store.snapshot("s").departed.is_empty());
-        assert_eq!(store.next_expiry(), None);
-        assert!(store.services.is_empty(), "nothing is left behind");
-    }
-
-    #[test]
-    fn a_new_process_at_an_address_replaces_the_dead_one() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        let dead = store
-            .announce("s", endpoint(1, 10), Some(TTL), now)
-            .unwrap();
-        store.detach("s", 10, dead.lease, now);
-        assert!(
-            store
-                .announce("s", endpoint(1, 11), Some(TTL), now)
-                .unwrap()
-                .changed
-        );
-        assert_eq!(ids(&store), [11]);
-        assert!(!store.deregister("s", 10, now));
-    }
-
-    #[test]
-    fn of_two_live_ones_at_an_address_the_newest_is_listed() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        store
-            .announce("s", endpoint(1, 99), Some(TTL), now)
-            .unwrap();
-        store
-            .announce("s", endpoint(1, 11), Some(TTL), now)
-            .unwrap();
-        assert_eq!(ids(&store), [11]);
-        store.deregister("s", 11, now);
-        assert_eq!(ids(&store), [99], "the other one is still there");
-    }
-
-    #[test]
-    fn restored_entries_have_their_grace_ttl() {
-        let now = Instant::now();
-        let mut store = Store::restore(41, [("s".to_owned(), endpoint(1, 10), TTL)], now);
-        assert_eq!(store.snapshot("s").revision, 41);
-        assert_eq!(ids(&store), [10]);
-        assert_eq!(store.expire(now + TTL), ["s"]);
-        assert_eq!(store.revision(), 42);
-    }
-
-    #[test]
-    fn an_announcement_overtaken_by_its_deregistration_is_refused() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        assert!(!store.deregister("s", 10, now));
-        assert_eq!(store.announce("s", endpoint(1, 10), Some(TTL), now), None);
-        assert!(ids(&store).is_empty());
-    }
-
-    #[test]
-    fn without_a_ttl_nothing_expires() {
-        let (mut store, now) = (Store::default(), Instant::now());
-        store.announce("s", endpoint(1, 10), None, now).unwrap();
-        assert_eq!(store.next_expiry(), None);
-        assert!(
-            store
-                .expire(now + Duration::from_secs(1_000_000))
-                .is_empty()
-        );
-        assert_eq!(ids(&store), [10]);
-    }
-}
+mod tests;

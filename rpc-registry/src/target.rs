@@ -26,10 +26,10 @@ impl Target {
                 .map_err(|status| invalid(uri, status.message()))?;
             return Ok(Self::Memory(service.to_owned()));
         }
-        let Some(rest) = uri.strip_prefix("registry://") else {
+        let Some((scheme, rest)) = scheme(uri) else {
             return Err(invalid(
                 uri,
-                "the scheme is none of registry, static and memory",
+                "the scheme is none of registry, registry+tls, static and memory",
             ));
         };
         let (servers, service) = rest
@@ -38,16 +38,15 @@ impl Target {
         addresses(uri, servers)?;
         crate::convert::valid_service(service).map_err(|status| invalid(uri, status.message()))?;
         Ok(Self::Registry {
-            uri: format!("registry://{servers}"),
+            uri: format!("{scheme}{servers}"),
             service: service.to_owned(),
         })
     }
 
-    /// The registry servers of a URI without a service.
-    pub(crate) fn parse_registry(uri: &str) -> Result<Vec<Address>, Status> {
-        let list = uri
-            .strip_prefix("registry://")
-            .ok_or_else(|| invalid(uri, "it does not begin with registry://"))?;
+    /// The registry servers of a URI without a service, and whether they have TLS.
+    pub(crate) fn parse_registry(uri: &str) -> Result<(Vec<Address>, bool), Status> {
+        let (scheme, list) = scheme(uri)
+            .ok_or_else(|| invalid(uri, "it does not begin with registry:// or registry+tls://"))?;
         let list = list.strip_suffix('/').unwrap_or(list);
         if list.contains('/') {
             return Err(invalid(
@@ -55,8 +54,17 @@ impl Target {
                 "a registry is named without a service: registry://host:port",
             ));
         }
-        addresses(uri, list)
+        Ok((addresses(uri, list)?, scheme == TLS))
     }
+}
+
+const PLAIN: &str = "registry://";
+const TLS: &str = "registry+tls://";
+
+fn scheme(uri: &str) -> Option<(&'static str, &str)> {
+    [PLAIN, TLS]
+        .into_iter()
+        .find_map(|scheme| Some((scheme, uri.strip_prefix(scheme)?)))
 }
 
 fn addresses(uri: &str, list: &str) -> Result<Vec<Address>, Status> {
@@ -71,7 +79,7 @@ fn addresses(uri: &str, list: &str) -> Result<Vec<Address>, Status> {
 
 fn invalid(uri: &str, why: &str) -> Status {
     Status::invalid_argument(format!(
-        "{uri:?} is not a target: {why}; write registry://host:port,host:port/service, static:host:port,host:port or memory:service"
+        "{uri:?} is not a target: {why}; write registry://host:port,host:port/service (registry+tls:// for TLS), static:host:port,host:port or memory:service"
     ))
 }
 
@@ -86,6 +94,14 @@ mod tests {
             registry,
             Target::Registry {
                 uri: "registry://a:1,[::1]:2".into(),
+                service: "foo.Bar".into()
+            }
+        );
+        let secure = Target::parse("registry+tls://a:1/foo.Bar").unwrap();
+        assert_eq!(
+            secure,
+            Target::Registry {
+                uri: "registry+tls://a:1".into(),
                 service: "foo.Bar".into()
             }
         );
@@ -108,10 +124,14 @@ mod tests {
     #[test]
     fn registries() {
         assert_eq!(
-            Target::parse_registry("registry://a:1,b:2").unwrap().len(),
+            Target::parse_registry("registry://a:1,b:2")
+                .unwrap()
+                .0
+                .len(),
             2
         );
-        assert_eq!(Target::parse_registry("registry://a:1/").unwrap().len(), 1);
+        let (one, tls) = Target::parse_registry("registry+tls://a:1/").unwrap();
+        assert_eq!((one.len(), tls), (1, true));
         for bad in [
             "http://a:1",
             "registry://",

@@ -1,25 +1,20 @@
 //! A server's place on the lists of the registries: [`Lease`].
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rpc_core::client::Endpoint;
 use rpc_core::server::ShutdownHook;
-use rpc_core::{BoxFuture, Code, Status};
+use rpc_core::{BoxFuture, Status};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::backoff::Backoff;
-use super::peer::{PATIENCE, Peer, ended, within};
+use super::peer::{Peer, is_refusal};
 use crate::convert;
-use crate::generated::{
-    Announce, Deregister, KeepAlive, RegisterRequest, register_request, register_response,
-};
+use crate::generated::Announce;
 use crate::hub::Hub;
-
-/// The TTL that is taken for granted before the registry has told it.
-const LIKELY_TTL: Duration = Duration::from_secs(5);
+use crate::identity::Secret;
 
 /// Keeps an endpoint registered for as long as it lives.
 ///
@@ -28,24 +23,30 @@ const LIKELY_TTL: Duration = Duration::from_secs(5);
 /// [`Self::deregister`] instead, or give the lease to
 /// [`BoundServer::on_shutdown`](rpc_core::server::BoundServer::on_shutdown), so that no client
 /// comes any more when it closes.
+///
+/// The registration is the lease's own: it has a secret that registries ask for, so that nobody else
+/// can change or end it.
 #[must_use = "dropping a lease deregisters"]
 pub struct Lease {
     service: String,
-    endpoint: Endpoint,
+    endpoint: Mutex<Endpoint>,
+    instance: u64,
     kind: Kind,
 }
 
 enum Kind {
     Local(Arc<Hub>),
     Remote {
+        peers: Arc<[Arc<Peer>]>,
         standing: Arc<watch::Sender<Vec<Standing>>>,
-        end: watch::Sender<bool>,
+        secret: Secret,
+        ttl_ms: u32,
     },
 }
 
 /// Where one registry server stands with a lease.
 #[derive(Clone, Debug)]
-enum Standing {
+pub(crate) enum Standing {
     Trying(Option<Status>),
     Listed,
     Ended(Result<(), Status>),
@@ -55,53 +56,76 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
             .field("service", &self.service)
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.endpoint())
             .finish_non_exhaustive()
     }
 }
 
 impl Lease {
-    pub(crate) fn local(hub: Arc<Hub>, service: String, endpoint: Endpoint) -> Self {
-        hub.announce(&service, endpoint.clone(), None);
-        Self {
+    pub(crate) fn local(
+        hub: Arc<Hub>,
+        service: String,
+        endpoint: Endpoint,
+    ) -> Result<Self, Status> {
+        hub.announce(&service, endpoint.clone(), None, 0)
+            .map_err(|_| {
+                Status::resource_exhausted("the registry has as many instances as it takes")
+            })?;
+        Ok(Self {
             service,
-            endpoint,
+            instance: endpoint.instance,
+            endpoint: Mutex::new(endpoint),
             kind: Kind::Local(hub),
-        }
+        })
     }
 
     pub(crate) fn remote(
-        peers: &[Arc<Peer>],
+        peers: &Arc<[Arc<Peer>]>,
         service: String,
         endpoint: Endpoint,
+        secret: Secret,
         ttl: Option<Duration>,
     ) -> Self {
-        let standing = Arc::new(watch::Sender::new(vec![
-            Standing::Trying(None);
-            peers.len()
-        ]));
-        let (end, ends) = watch::channel(false);
-        let announce = Announce {
-            service: service.clone(),
-            instance: Some(convert::to_instance(&endpoint)),
-            ttl_ms: ttl.map_or(0, convert::to_milliseconds),
-        };
-        for (index, peer) in peers.iter().enumerate() {
-            let holder = Holder {
-                peer: Arc::clone(peer),
-                announce: announce.clone(),
-                standing: Arc::clone(&standing),
-                index,
-                backoff: Backoff::default(),
-                ttl: ttl.unwrap_or(LIKELY_TTL),
-                listed_until: None,
-            };
-            tokio::spawn(holder.run(ends.clone()));
-        }
-        Self {
+        let trying = vec![Standing::Trying(None); peers.len()];
+        let lease = Self {
             service,
-            endpoint,
-            kind: Kind::Remote { standing, end },
+            instance: endpoint.instance,
+            endpoint: Mutex::new(endpoint),
+            kind: Kind::Remote {
+                peers: Arc::clone(peers),
+                standing: Arc::new(watch::Sender::new(trying)),
+                secret,
+                ttl_ms: ttl.map_or(0, convert::to_milliseconds),
+            },
+        };
+        lease.announce(&lease.endpoint(), |peer, announce, standing, index| {
+            peer.hold(announce, standing, index);
+        });
+        lease
+    }
+
+    /// Gives what the lease says of itself to each registry.
+    fn announce(
+        &self,
+        endpoint: &Endpoint,
+        give: impl Fn(&Arc<Peer>, Announce, &Arc<watch::Sender<Vec<Standing>>>, usize),
+    ) {
+        if let Kind::Remote {
+            peers,
+            standing,
+            secret,
+            ttl_ms,
+        } = &self.kind
+        {
+            for (index, peer) in peers.iter().enumerate() {
+                let announce = Announce {
+                    service: self.service.clone(),
+                    instance: Some(convert::to_instance(endpoint)),
+                    ttl_ms: *ttl_ms,
+                    secret: secret.to_vec(),
+                };
+                give(peer, announce, standing, index);
+            }
         }
     }
 
@@ -113,8 +137,54 @@ impl Lease {
 
     /// The endpoint as it is registered; its instance was chosen by [`Registry::register`](crate::Registry::register).
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub fn endpoint(&self) -> Endpoint {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Endpoint> {
+        // Nothing that could panic runs while it is held.
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the weight, in place: clients see it without connecting anew. Returns at once; the
+    /// registries are told in the background.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` after [`Self::deregister`].
+    pub fn set_weight(&self, weight: u32) -> Result<(), Status> {
+        self.update(|endpoint| endpoint.weight = weight)
+    }
+
+    /// Changes what the server says of itself, in place; for the rest as [`Self::set_weight`].
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for more than 16 KiB of metadata, `FAILED_PRECONDITION` after
+    /// [`Self::deregister`].
+    pub fn set_metadata(&self, metadata: BTreeMap<String, String>) -> Result<(), Status> {
+        convert::valid_metadata(&metadata)?;
+        self.update(|endpoint| endpoint.metadata = metadata)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Endpoint)) -> Result<(), Status> {
+        // Announced under the lock, so that the last change is the last that is announced.
+        let mut endpoint = self.lock();
+        let mut changed = endpoint.clone();
+        change(&mut changed);
+        match &self.kind {
+            Kind::Local(hub) => {
+                let announced = hub.announce(&self.service, changed.clone(), None, 0);
+                announced.map_err(|_| deregistered())?;
+            }
+            Kind::Remote { standing, .. } => {
+                let ended = |one: &Standing| matches!(one, Standing::Ended(_));
+                if standing.borrow().iter().any(ended) {
+                    return Err(deregistered());
+                }
+                self.announce(&changed, |peer, announce, _, _| peer.change(announce));
+            }
+        }
+        *endpoint = changed;
+        Ok(())
     }
 
     /// Whether a registry server lists the endpoint now, as far as is known here.
@@ -162,15 +232,15 @@ impl Lease {
     /// # Cancel safety
     /// Cancel safe; deregistering goes on in the background.
     pub async fn deregister(&self) -> Result<(), Status> {
-        let (standing, end) = match &self.kind {
+        self.end();
+        let standing = match &self.kind {
             Kind::Local(hub) => {
-                let revision = hub.deregister(&self.service, self.endpoint.instance);
+                let revision = hub.deregister(&self.service, self.instance);
                 hub.saved(revision).await;
                 return Ok(());
             }
-            Kind::Remote { standing, end } => (standing, end),
+            Kind::Remote { standing, .. } => standing,
         };
-        end.send_replace(true);
         let mut changes = standing.subscribe();
         let all = changes
             .wait_for(|all| {
@@ -186,6 +256,15 @@ impl Lease {
             Standing::Ended(Err(status)) => Err(status.clone()),
             _ => Ok(()),
         })
+    }
+
+    fn end(&self) {
+        match &self.kind {
+            Kind::Local(hub) => {
+                hub.deregister(&self.service, self.instance);
+            }
+            Kind::Remote { peers, .. } => peers.iter().for_each(|peer| peer.let_go(self.instance)),
+        }
     }
 }
 
@@ -219,28 +298,9 @@ fn settled(all: &[Standing]) -> Option<Result<(), Status>> {
     }
 }
 
-/// Whether trying again is of little use.
-fn is_refusal(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::Unimplemented
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-    )
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
-        match &self.kind {
-            Kind::Local(hub) => {
-                hub.deregister(&self.service, self.endpoint.instance);
-            }
-            Kind::Remote { end, .. } => {
-                end.send_replace(true);
-            }
-        }
+        self.end();
     }
 }
 
@@ -252,179 +312,6 @@ impl ShutdownHook for Lease {
             }
         })
     }
-}
-
-/// Holds the lease with one registry server.
-struct Holder {
-    peer: Arc<Peer>,
-    announce: Announce,
-    standing: Arc<watch::Sender<Vec<Standing>>>,
-    index: usize,
-    backoff: Backoff,
-    ttl: Duration,
-    /// Until when the registry may list the endpoint without hearing from here again.
-    listed_until: Option<Instant>,
-}
-
-impl Holder {
-    async fn run(mut self, mut ends: watch::Receiver<bool>) {
-        tokio::select! {
-            // An error means that the lease is gone, which ends it too.
-            _ = ends.wait_for(|end| *end) => {}
-            () = self.hold() => {}
-        }
-        let result = self.farewell().await;
-        if let Err(status) = &result {
-            tracing::warn!(service = self.announce.service, registry = %self.peer.address, %status, "not deregistered");
-        }
-        self.note(Standing::Ended(result));
-    }
-
-    fn note(&self, standing: Standing) {
-        self.standing.send_modify(|all| {
-            if let Some(own) = all.get_mut(self.index) {
-                *own = standing;
-            }
-        });
-    }
-
-    /// Registers, and again whenever that is lost.
-    async fn hold(&mut self) {
-        loop {
-            let Err(status) = self.session().await;
-            let wait = self.backoff.next(fastrand::f64());
-            tracing::warn!(service = self.announce.service, registry = %self.peer.address, %status, ?wait, "not registered");
-            self.note(Standing::Trying(Some(status)));
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn session(&mut self) -> Result<std::convert::Infallible, Status> {
-        let peer = Arc::clone(&self.peer);
-        let (number, client) = peer.client().await?;
-        let Err(status) = self.stream(&client).await;
-        peer.discard(number, &status).await;
-        Err(status)
-    }
-
-    async fn stream(
-        &mut self,
-        client: &crate::generated::RegistryClient,
-    ) -> Result<std::convert::Infallible, Status> {
-        use register_response::Step;
-        let peer = Arc::clone(&self.peer);
-        let (mut requests, mut responses) = client.register(());
-        self.heard();
-        requests
-            .send(step(register_request::Step::Announce(
-                self.announce.clone(),
-            )))
-            .await?;
-        let first = within(PATIENCE, &peer.address, responses.recv())
-            .await?
-            .ok_or_else(|| ended(&peer.address))?;
-        let Some(Step::Granted(granted)) = first.step else {
-            return Err(Status::internal(
-                "the registry has not answered the announcement",
-            ));
-        };
-        self.ttl = Duration::from_millis(granted.ttl_ms.into()).max(Duration::from_millis(10));
-        self.heard();
-        self.backoff.reset();
-        tracing::info!(service = self.announce.service, registry = %peer.address, revision = granted.revision, "registered");
-        self.note(Standing::Listed);
-        let mut due = tokio::time::interval_at(Instant::now() + self.ttl / 3, self.ttl / 3);
-        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let silent = self.listed_until.unwrap_or_else(Instant::now);
-            tokio::select! {
-                _ = due.tick() => requests.send(step(register_request::Step::KeepAlive(KeepAlive {}))).await?,
-                answer = responses.recv() => {
-                    answer?.ok_or_else(|| ended(&peer.address))?;
-                    self.heard();
-                }
-                () = tokio::time::sleep_until(silent) => {
-                    return Err(Status::unavailable(format!("the registry {} is silent for {:?}", peer.address, self.ttl)));
-                }
-            }
-        }
-    }
-
-    fn heard(&mut self) {
-        self.listed_until = Instant::now().checked_add(self.ttl);
-    }
-
-    /// Deregisters where the endpoint may be listed.
-    async fn farewell(&self) -> Result<(), Status> {
-        let Some(listed_until) = self.listed_until else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + PATIENCE;
-        let mut backoff = Backoff::default();
-        loop {
-            // A stream that broke unnoticed has kept the entry up to a TTL longer than was heard of it.
-            if Instant::now() > listed_until + self.ttl {
-                return Ok(());
-            }
-            let attempt = tokio::time::timeout_at(deadline, self.say_farewell()).await;
-            let status = match attempt {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(status)) => status,
-                Err(_) => Status::unavailable("it has not answered in time"),
-            };
-            let wait = backoff.next(fastrand::f64());
-            if Instant::now() + wait >= deadline {
-                let message = format!(
-                    "the registry {} may still list {}",
-                    self.peer.address, self.announce.service
-                );
-                return Err(Status::unavailable(message).with_source(status));
-            }
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn say_farewell(&self) -> Result<(), Status> {
-        let (number, client) = self.peer.client().await?;
-        let result = self.farewell_stream(&client).await;
-        if let Err(status) = &result {
-            self.peer.discard(number, status).await;
-        }
-        result
-    }
-
-    async fn farewell_stream(
-        &self,
-        client: &crate::generated::RegistryClient,
-    ) -> Result<(), Status> {
-        let instance_id = self
-            .announce
-            .instance
-            .as_ref()
-            .map_or(0, |instance| instance.id);
-        let (mut requests, mut responses) = client.register(());
-        let deregister = Deregister {
-            service: self.announce.service.clone(),
-            instance_id,
-        };
-        requests
-            .send(step(register_request::Step::Deregister(deregister)))
-            .await?;
-        let answer = responses
-            .recv()
-            .await?
-            .ok_or_else(|| ended(&self.peer.address))?;
-        match answer.step {
-            Some(register_response::Step::Deregistered(_)) => Ok(()),
-            _ => Err(Status::internal(
-                "the registry has not answered the deregistration",
-            )),
-        }
-    }
-}
-
-fn step(step: register_request::Step) -> RegisterRequest {
-    RegisterRequest { step: Some(step) }
 }
 
 #[cfg(test)]

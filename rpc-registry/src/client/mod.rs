@@ -1,6 +1,8 @@
 //! Registering and finding: [`Registry`].
 
 mod backoff;
+mod builder;
+mod holder;
 mod lease;
 mod peer;
 mod view;
@@ -14,18 +16,21 @@ use rpc_core::client::{Endpoint, Resolver};
 
 use crate::convert;
 use crate::hub::Hub;
+use crate::identity::Secret;
 use crate::resolve::MemoryResolver;
-use crate::target::Target;
 use peer::Peer;
 
+pub use builder::RegistryBuilder;
 pub use lease::Lease;
 
 /// Where servers register under a name and clients find them by it.
 ///
-/// Cheap to clone; the clones share their connections.
+/// Cheap to clone; the clones share their connections: all leases and watches of a handle go over one
+/// connection to each registry server.
 ///
 /// The registry servers of one URI are independent of each other: a server registers with all of
-/// them, a client follows one and turns to the next when it fails.
+/// them, and a client follows all of them, so that one that lives is enough and one that is wrong
+/// does no harm.
 #[derive(Clone, Debug)]
 pub struct Registry {
     backend: Backend,
@@ -39,23 +44,21 @@ enum Backend {
 }
 
 impl Registry {
-    /// The registry servers at `registry://host:port,host:port`.
+    /// The registry servers at `registry://host:port,host:port`, or `registry+tls://…` for those that
+    /// have TLS; for other settings than those of the environment see [`Self::builder`].
     ///
     /// Does not wait for them: connections are opened when they are needed, and again for as long
     /// as something is registered or watched.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for what is no such URI.
+    /// As [`RegistryBuilder::build`].
     pub fn connect(uri: &str) -> Result<Self, Status> {
-        let servers = Target::parse_registry(uri)?;
-        let peers = servers
-            .into_iter()
-            .map(|address| Arc::new(Peer::new(address)))
-            .collect();
-        Ok(Self {
-            backend: Backend::Remote(peers),
-            ttl: None,
-        })
+        Self::builder(uri).build()
+    }
+
+    /// Settings for the registry servers of a URI as in [`Self::connect`].
+    pub fn builder(uri: &str) -> RegistryBuilder {
+        RegistryBuilder::new(uri)
     }
 
     /// A registry of this process, without a server.
@@ -93,20 +96,24 @@ impl Registry {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for an address that clients cannot connect to, such as `0.0.0.0`, and for
-    /// an empty name; `FAILED_PRECONDITION` outside a tokio runtime.
+    /// an empty name or more than 16 KiB of metadata; `FAILED_PRECONDITION` outside a tokio runtime.
     pub fn register(&self, service: &str, endpoint: impl Into<Endpoint>) -> Result<Lease, Status> {
         convert::valid_service(service)?;
         let mut endpoint = endpoint.into();
         convert::advertisable(&endpoint.address)?;
-        endpoint.instance = fastrand::u64(1..);
+        convert::valid_metadata(&endpoint.metadata)?;
+        let (secret, instance) = Secret::random()
+            .ok_or_else(|| Status::unavailable("the system gives no random numbers"))?;
+        endpoint.instance = instance;
         match &self.backend {
-            Backend::Local(hub) => Ok(Lease::local(Arc::clone(hub), service.to_owned(), endpoint)),
+            Backend::Local(hub) => Lease::local(Arc::clone(hub), service.to_owned(), endpoint),
             Backend::Remote(peers) => {
                 tokio::runtime::Handle::try_current().map_err(|error| {
                     Status::failed_precondition("registering needs a tokio runtime to run in")
                         .with_source(error)
                 })?;
-                Ok(Lease::remote(peers, service.to_owned(), endpoint, self.ttl))
+                let service = service.to_owned();
+                Ok(Lease::remote(peers, service, endpoint, secret, self.ttl))
             }
         }
     }
@@ -114,17 +121,18 @@ impl Registry {
     /// Follows the endpoints of a service, to give to
     /// [`ChannelBuilder::resolver`](rpc_core::client::ChannelBuilder::resolver).
     ///
-    /// While no registry server can be reached, the last list stays. After a reconnect a member
-    /// that is missing stays for the registry's TTL and a second more, as it may not have come back
-    /// yet; one that deregistered goes at once.
+    /// The lists of all registry servers are one. While none can be reached, the last list stays.
+    /// Who deregisters goes at once; whom the registries drop without that stays for as long as its
+    /// connection holds, and if they drop more than half of the members, they are not believed while
+    /// one of these answers. A first list is waited for, also while a registry that has just started
+    /// waits for its servers.
     #[must_use]
     pub fn resolver(&self, service: &str) -> Box<dyn Resolver> {
         match &self.backend {
-            Backend::Local(hub) => Box::new(MemoryResolver::new(hub.watch(service))),
-            Backend::Remote(peers) => Box::new(watch::RemoteResolver::new(
-                peers.to_vec(),
-                service.to_owned(),
-            )),
+            Backend::Local(hub) => Box::new(MemoryResolver::new(hub, service)),
+            Backend::Remote(peers) => {
+                Box::new(watch::RemoteResolver::new(peers, service.to_owned()))
+            }
         }
     }
 }

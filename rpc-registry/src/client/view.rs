@@ -1,312 +1,517 @@
 //! What a client believes of a service's members: [`View`].
 //!
-//! A registry may be wrong where the members are fine: a fresh one knows nobody yet, a paused one
-//! takes all leases for expired. So a member goes at once only when it said goodbye itself, or when
-//! its lease expired beside others that hold. Else it stays for a while: a dead one costs nothing,
-//! because balancers do not use what is not connected.
+//! Registries are independent of each other, and each may be wrong where the members are fine: a
+//! fresh one knows nobody yet, one that was cut off takes all leases for expired. So the lists of all
+//! are one set, with the newest word on each member, and a registry's word alone takes nobody off
+//! who answers:
+//!
+//! * Who deregistered itself goes at once, whichever registry says so.
+//! * Whom no registry lists any more is *doubted*. If few are, the registry is believed, but for
+//!   those whose connection has held for longer than a lease lives without its holder: a process that
+//!   is gone would have broken it. They go when their connection is lost.
+//! * If more than half of the members are doubted, it is rather the registry that is wrong: those
+//!   who answer stay, and as long as one does, so do those whom nobody has called. Who refuses stays
+//!   for [`HOLD`], as it may be starting anew, and costs nothing meanwhile, because balancers do not
+//!   use what is not connected. When nobody answers for that long, the list is believed.
+//! * A registry that has just started, cannot be reached, or has not told its whole list yet has no
+//!   say in who is missing.
+//!
+//! It has no clock and no I/O: the time is an argument.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use rpc_core::client::{Address, Endpoint};
+use rpc_core::Status;
+use rpc_core::client::{Address, ConnectivityState, Endpoint};
 use tokio::time::Instant;
 
-/// How long members are kept that a running stream drops without a goodbye, once half of the set
-/// has gone that way; and the time over which that half is counted.
-pub(crate) const MASS_HOLD: Duration = Duration::from_secs(30);
+use super::peer::in_full;
 
-/// One full list from a registry.
+/// How long members are kept that most registries doubt and that do not answer, and over which time
+/// those who went are counted among the doubted.
+pub(crate) const HOLD: Duration = Duration::from_secs(25);
+/// How long a goodbye is remembered: as long as a registry could still list who said it.
+const FAREWELL: Duration = Duration::from_secs(600);
+const MOST_FAREWELLS: usize = 100_000;
+
+/// What one registry says of the list, in one message.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pushed {
+pub(crate) struct Told {
     pub(crate) incarnation: u64,
     pub(crate) revision: u64,
     pub(crate) ttl: Duration,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) departed: HashSet<u64>,
+    /// A whole list begins.
+    pub(crate) whole: bool,
+    pub(crate) more: bool,
+    /// The registry has just started.
+    pub(crate) refilling: bool,
+    pub(crate) listed: Vec<Endpoint>,
+    /// Who is gone, and whether it said goodbye.
+    pub(crate) gone: Vec<(u64, bool)>,
 }
 
 /// The members of one service, as far as the registries can be believed.
 #[derive(Debug, Default)]
 pub(crate) struct View {
+    sources: Vec<Source>,
     members: BTreeMap<Address, Member>,
-    /// The registry's run and revision that the members come from.
-    seen: Option<(u64, u64)>,
-    /// The stream is new: the next list starts the hold.
-    fresh: bool,
-    /// Until when members that the list lacks are kept, as they may not have come back yet.
-    settling: Option<Instant>,
-    /// When members went by expiry.
-    expired: VecDeque<Instant>,
+    /// Those whom no registry lists.
+    doubted: BTreeSet<Address>,
+    /// When members went that had not said goodbye.
+    went: VecDeque<Instant>,
+    farewells: HashSet<u64>,
+    said: VecDeque<(Instant, u64)>,
+    /// There is a list to tell.
+    changed: bool,
+    /// An outage to tell.
+    outage: bool,
+    /// A list was told.
+    told: bool,
+    /// What to log, once no lock is held.
+    notes: Vec<String>,
+}
+
+/// What one registry has said.
+#[derive(Debug, Default)]
+struct Source {
+    name: String,
+    /// Why it cannot be asked; nothing while it can, or while that is not known yet.
+    lost: Option<Status>,
+    live: bool,
+    incarnation: u64,
+    revision: u64,
+    ttl: Duration,
+    refilling: bool,
+    /// The whole list is known.
+    complete: bool,
+    /// The whole list is under way: who was in it so far.
+    incoming: Option<HashSet<u64>>,
+    listed: HashMap<u64, Address>,
+}
+
+impl Source {
+    /// Whether it means something that somebody is not on its list.
+    fn has_a_say(&self) -> bool {
+        self.live && self.complete && !self.refilling
+    }
 }
 
 #[derive(Debug)]
 struct Member {
     endpoint: Endpoint,
-    /// Not on the list any more, and gone at this time.
-    held_until: Option<Instant>,
+    /// Which registries list it, or did when they were heard last; a bit each.
+    by: u64,
+    /// Since when nobody lists it.
+    doubted: Option<Instant>,
+    link: Link,
+}
+
+/// The channel's connection to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// The channel has not connected to it.
+    Unknown,
+    Up(Instant),
+    /// It was lost, or cannot be opened.
+    Down(Instant),
+}
+
+/// What is known of the doubted members together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubts {
+    /// So many are doubted that it is rather the registries that are wrong.
+    most: bool,
+    one_answers: bool,
+    /// When one of them answered last, or was doubted first.
+    last_answer: Option<Instant>,
+    /// How long a connection must have held to show that its process is not another's successor.
+    grace: Duration,
+}
+
+impl Doubts {
+    /// When a doubted member goes by itself; nothing while it stays.
+    fn leaves(&self, member: &Member) -> Option<Instant> {
+        let since = member.doubted?;
+        match (self.most, member.link) {
+            (true, Link::Up(_)) => None,
+            (true, Link::Unknown) if self.one_answers => None,
+            (true, Link::Unknown) => Some(self.last_answer?.max(since) + HOLD),
+            (true, Link::Down(lost)) => Some(since.max(lost) + HOLD),
+            (false, Link::Up(opened)) => (opened + self.grace > since).then_some(since),
+            (false, _) => Some(since),
+        }
+    }
 }
 
 impl View {
-    /// A stream to some registry begins.
-    pub(crate) fn connected(&mut self) {
-        self.fresh = true;
+    /// A view of a service that these registries, at most 64, list.
+    pub(crate) fn new(registries: impl IntoIterator<Item = String>) -> Self {
+        let source = |name| Source {
+            name,
+            ..Source::default()
+        };
+        Self {
+            sources: registries.into_iter().map(source).collect(),
+            ..Self::default()
+        }
     }
 
-    /// Takes in a list; true when the members are different now, or known for the first time.
-    pub(crate) fn apply(&mut self, pushed: Pushed, now: Instant) -> bool {
-        let before = self.seen;
-        if let Some((incarnation, revision)) = before
-            && incarnation == pushed.incarnation
-            && pushed.revision < revision
+    /// Up to which revision of which run a registry's list is known.
+    pub(crate) fn known(&self, source: usize) -> (u64, u64) {
+        self.sources
+            .get(source)
+            .filter(|source| source.complete)
+            .map_or((0, 0), |source| (source.incarnation, source.revision))
+    }
+
+    /// Takes in what a registry says.
+    pub(crate) fn hear(&mut self, from: usize, told: Told, now: Instant) {
+        let Some(source) = self.sources.get_mut(from) else {
+            return;
+        };
+        let same_run = source.incarnation == told.incarnation;
+        if same_run && told.revision < source.revision {
+            self.notes.push(format!(
+                "the registry {} told an older list (revision {} after {}), which is ignored",
+                source.name, told.revision, source.revision
+            ));
+            return;
+        }
+        if !same_run && !told.whole {
+            self.notes.push(format!(
+                "the registry {} told changes of a list that it has not told",
+                source.name
+            ));
+            return;
+        }
+        let had_a_say = source.has_a_say();
+        if told.whole {
+            source.incoming = Some(HashSet::new());
+            if !same_run {
+                source.complete = false;
+            }
+        }
+        source.live = true;
+        source.lost = None;
+        self.outage = false;
+        source.incarnation = told.incarnation;
+        source.revision = told.revision;
+        source.ttl = told.ttl;
+        source.refilling = told.refilling;
+        for (instance, deregistered) in told.gone {
+            if deregistered {
+                self.farewell(instance, now);
+            }
+            self.unlist(from, instance, now);
+        }
+        for endpoint in told.listed {
+            self.list(from, endpoint);
+        }
+        if let Some(source) = self.sources.get_mut(from)
+            && !told.more
+            && let Some(incoming) = source.incoming.take()
         {
-            tracing::warn!(
-                revision,
-                older = pushed.revision,
-                "the registry sent an older list, which is ignored"
-            );
-            return false;
+            let missing = |id: &&u64| !incoming.contains(*id);
+            let missing: Vec<u64> = source.listed.keys().filter(missing).copied().collect();
+            self.changed |= !self.told && !source.complete;
+            source.complete = true;
+            for instance in missing {
+                self.unlist(from, instance, now);
+            }
         }
-        if self.fresh || before.is_some_and(|(incarnation, _)| incarnation != pushed.incarnation) {
-            self.fresh = false;
-            self.settling = now.checked_add(pushed.ttl + Duration::from_secs(1));
+        let has_a_say = self.sources.get(from).is_some_and(Source::has_a_say);
+        if has_a_say != had_a_say {
+            self.doubt_all(now);
         }
-        self.seen = Some((pushed.incarnation, pushed.revision));
-        let old = self.list();
-        let listed: HashSet<Address> = pushed
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.address.clone())
-            .collect();
-        for endpoint in pushed.endpoints {
-            self.members.insert(
-                endpoint.address.clone(),
-                Member {
+        self.settle(now);
+    }
+
+    /// A registry cannot be asked any more: its last word stays.
+    pub(crate) fn lose(&mut self, from: usize, why: &Status, now: Instant) {
+        let Some(source) = self.sources.get_mut(from) else {
+            return;
+        };
+        let first = source.lost.is_none();
+        source.lost = Some(why.clone());
+        source.incoming = None;
+        if std::mem::replace(&mut source.live, false) {
+            self.doubt_all(now);
+        }
+        if first {
+            // With the last one gone, and once.
+            self.outage |= self.sources.iter().all(|source| source.lost.is_some());
+            self.changed |= !self.told;
+        }
+        self.settle(now);
+    }
+
+    fn list(&mut self, from: usize, endpoint: Endpoint) {
+        let instance = endpoint.instance;
+        let Some(source) = self.sources.get_mut(from) else {
+            return;
+        };
+        if let Some(incoming) = &mut source.incoming {
+            incoming.insert(instance);
+        }
+        if self.farewells.contains(&instance) {
+            return;
+        }
+        let address = endpoint.address.clone();
+        let moved = source
+            .listed
+            .insert(instance, address.clone())
+            .filter(|old| *old != address);
+        let bit = bit(from);
+        if let Some(old) = moved
+            && let Some(member) = self.members.get_mut(&old)
+            && member.endpoint.instance == instance
+        {
+            member.by = 0;
+            self.remove(&old);
+        }
+        self.doubted.remove(&address);
+        match self.members.get_mut(&address) {
+            Some(member) => {
+                member.by |= bit;
+                member.doubted = None;
+                if member.endpoint != endpoint {
+                    if member.endpoint.instance != instance {
+                        // Another process: only who says that it has it lists it.
+                        member.by = bit;
+                    }
+                    member.endpoint = endpoint;
+                    self.changed = true;
+                }
+            }
+            None => {
+                let member = Member {
                     endpoint,
-                    held_until: None,
-                },
-            );
+                    by: bit,
+                    doubted: None,
+                    link: Link::Unknown,
+                };
+                self.members.insert(address, member);
+                self.changed = true;
+            }
         }
-        self.members.retain(|address, member| {
-            listed.contains(address) || !pushed.departed.contains(&member.endpoint.instance)
-        });
-        self.hold_or_drop(&listed, now);
-        before.is_none() || self.list() != old
     }
 
-    /// Decides on the members that the list lacks and that have not said goodbye.
-    fn hold_or_drop(&mut self, listed: &HashSet<Address>, now: Instant) {
-        while self
-            .expired
-            .front()
-            .is_some_and(|at| now.duration_since(*at) >= MASS_HOLD)
+    /// One registry does not list an instance any more.
+    fn unlist(&mut self, from: usize, instance: u64, now: Instant) {
+        let source = self.sources.get_mut(from);
+        let Some(address) = source.and_then(|source| source.listed.remove(&instance)) else {
+            return;
+        };
+        if let Some(member) = self.members.get_mut(&address)
+            && member.endpoint.instance == instance
         {
-            self.expired.pop_front();
+            member.by &= !bit(from);
+            self.doubt(&address, now);
         }
-        let settling = self.settling.filter(|until| *until > now);
-        let mut may_go =
-            ((self.members.len() + self.expired.len()) / 2).saturating_sub(self.expired.len());
-        let expired = &mut self.expired;
-        self.members.retain(|address, member| {
-            if listed.contains(address) || member.held_until.is_some_and(|until| until > now) {
-                return true;
-            }
-            if member.held_until.is_some() {
-                return false;
-            }
-            if settling.is_some() {
-                member.held_until = settling;
-            } else if may_go > 0 {
-                may_go -= 1;
-                expired.push_back(now);
-                return false;
-            } else {
-                tracing::warn!(%address, "the registry drops more than half of the members; this one is kept for now");
-                member.held_until = now.checked_add(MASS_HOLD);
-            }
-            true
-        });
     }
 
-    /// Drops members whose hold is over; true when there were any.
-    pub(crate) fn expire(&mut self, now: Instant) -> bool {
-        let before = self.members.len();
-        self.members
-            .retain(|_, member| member.held_until.is_none_or(|until| until > now));
-        self.members.len() != before
+    /// An instance said goodbye: no registry brings it back.
+    fn farewell(&mut self, instance: u64, now: Instant) {
+        if self.farewells.insert(instance) {
+            self.said.push_back((now, instance));
+        }
+        let over = |at: &Instant| now.duration_since(*at) >= FAREWELL;
+        while self.said.len() > MOST_FAREWELLS || self.said.front().is_some_and(|(at, _)| over(at))
+        {
+            if let Some((_, forgotten)) = self.said.pop_front() {
+                self.farewells.remove(&forgotten);
+            }
+        }
+        let places: Vec<Address> = self
+            .sources
+            .iter()
+            .filter_map(|source| source.listed.get(&instance).cloned())
+            .collect();
+        for address in places {
+            let member = self.members.get(&address);
+            if member.is_some_and(|member| member.endpoint.instance == instance) {
+                self.remove(&address);
+            }
+        }
     }
 
-    /// When [`Self::expire`] has something to do.
+    fn remove(&mut self, address: &Address) {
+        self.doubted.remove(address);
+        self.changed |= self.members.remove(address).is_some();
+    }
+
+    /// Whether somebody is doubted depends on who can be asked.
+    fn doubt_all(&mut self, now: Instant) {
+        let all: Vec<Address> = self.members.keys().cloned().collect();
+        for address in all {
+            self.doubt(&address, now);
+        }
+    }
+
+    fn doubt(&mut self, address: &Address, now: Instant) {
+        let live = |source: &Source| source.live;
+        let any_says = self.sources.iter().any(Source::has_a_say);
+        let live = self.sources.iter().enumerate().filter(|(_, one)| live(one));
+        let live = live.fold(0, |all, (index, _)| all | bit(index));
+        let Some(member) = self.members.get_mut(address) else {
+            return;
+        };
+        if member.by & live != 0 || !any_says {
+            member.doubted = None;
+            self.doubted.remove(address);
+        } else if member.doubted.is_none() {
+            member.doubted = Some(now);
+            self.doubted.insert(address.clone());
+        }
+    }
+
+    /// The channel's connection to a member has changed.
+    pub(crate) fn connection(&mut self, address: &Address, state: ConnectivityState, now: Instant) {
+        let Some(member) = self.members.get_mut(address) else {
+            return;
+        };
+        member.link = match (state, member.link) {
+            (ConnectivityState::Ready, link @ Link::Up(_)) => link,
+            (ConnectivityState::Ready, _) => Link::Up(now),
+            (ConnectivityState::TransientFailure, Link::Unknown) => Link::Down(now),
+            (_, Link::Up(_)) => Link::Down(now),
+            (_, link) => link,
+        };
+        if member.doubted.is_some() {
+            self.settle(now);
+        }
+    }
+
+    fn doubts(&self) -> Doubts {
+        let doubted = self.doubted.len() + self.went.len();
+        let mut doubts = Doubts {
+            most: 2 * doubted > self.members.len() + self.went.len(),
+            ..Doubts::default()
+        };
+        for member in self.doubtful() {
+            let last = match member.link {
+                Link::Down(lost) => Some(lost),
+                Link::Unknown => member.doubted,
+                Link::Up(_) => {
+                    doubts.one_answers = true;
+                    member.doubted
+                }
+            };
+            doubts.last_answer = doubts.last_answer.max(last);
+        }
+        let ttl = self.sources.iter().map(|source| source.ttl).max();
+        doubts.grace = ttl.unwrap_or_default() + Duration::from_secs(1);
+        doubts
+    }
+
+    fn doubtful(&self) -> impl Iterator<Item = &Member> {
+        self.doubted
+            .iter()
+            .filter_map(|address| self.members.get(address))
+    }
+
+    /// Drops doubted members whose time is over.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        let over = |at: &Instant| now.duration_since(*at) >= HOLD;
+        while self.went.front().is_some_and(over) {
+            self.went.pop_front();
+        }
+        if self.doubted.is_empty() {
+            return;
+        }
+        let doubts = self.doubts();
+        let mut leave = Vec::new();
+        for address in &self.doubted {
+            if let Some(member) = self.members.get(address)
+                && doubts.leaves(member).is_some_and(|at| at <= now)
+            {
+                leave.push((address.clone(), member.endpoint.instance));
+            }
+        }
+        for (address, instance) in &leave {
+            self.remove(address);
+            self.went.push_back(now);
+            for source in &mut self.sources {
+                if source.listed.remove(instance).is_some() {
+                    // One that is lost: it has to tell its list anew to bring this one back.
+                    source.complete = false;
+                }
+            }
+        }
+    }
+
+    /// When [`Self::settle`] has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.members
-            .values()
-            .filter_map(|member| member.held_until)
+        if self.doubted.is_empty() {
+            return None;
+        }
+        let doubts = self.doubts();
+        self.doubtful()
+            .filter_map(|member| doubts.leaves(member))
             .min()
     }
 
-    pub(crate) fn list(&self) -> Vec<Endpoint> {
+    /// The list, when there is a new one to tell, or why there is none.
+    pub(crate) fn news(&mut self) -> Option<Result<Vec<Endpoint>, Status>> {
+        if std::mem::take(&mut self.outage) {
+            return Some(Err(self.unreachable()));
+        }
+        if !self.changed {
+            return None;
+        }
+        let complete = self.sources.iter().any(|source| source.complete);
+        let settled = |source: &Source| source.lost.is_some() || source.has_a_say();
+        if !self.told
+            && (!complete || (self.members.is_empty() && !self.sources.iter().all(settled)))
+        {
+            // The first list is waited for.
+            return None;
+        }
+        if !self.told && self.members.is_empty() && !self.sources.iter().any(Source::has_a_say) {
+            return None;
+        }
+        self.changed = false;
+        self.told = true;
+        Some(Ok(self.list_of_members()))
+    }
+
+    pub(crate) fn list_of_members(&self) -> Vec<Endpoint> {
         self.members
             .values()
             .map(|member| member.endpoint.clone())
             .collect()
     }
+
+    /// How many members there are, and how many of them no registry lists.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.members.len(), self.doubted.len())
+    }
+
+    /// What is to be logged.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn unreachable(&self) -> Status {
+        let lost = self.sources.iter().filter_map(|source| {
+            let lost = source.lost.as_ref()?;
+            Some((format!("{}: {}", source.name, in_full(lost)), lost))
+        });
+        let (texts, statuses): (Vec<String>, Vec<&Status>) = lost.unzip();
+        let refused = |status: &&&Status| super::peer::is_refusal(status);
+        let code = match statuses.iter().find(refused) {
+            Some(status) if statuses.iter().all(|one| refused(&one)) => status.code(),
+            _ => rpc_core::Code::Unavailable,
+        };
+        let message = format!("no registry can be reached ({})", texts.join("; "));
+        Status::new(code, message)
+    }
+}
+
+fn bit(source: usize) -> u64 {
+    1u64.checked_shl(u32::try_from(source).unwrap_or(u32::MAX))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(5);
-    const SETTLED: Duration = Duration::from_secs(6);
-
-    fn endpoint(port: u16) -> Endpoint {
-        let mut endpoint = Endpoint::new(format!("127.0.0.1:{port}").parse().unwrap());
-        endpoint.instance = port.into();
-        endpoint
-    }
-
-    fn pushed(incarnation: u64, revision: u64, ports: &[u16], departed: &[u64]) -> Pushed {
-        let endpoints = ports.iter().map(|port| endpoint(*port)).collect();
-        Pushed {
-            incarnation,
-            revision,
-            ttl: TTL,
-            endpoints,
-            departed: departed.iter().copied().collect(),
-        }
-    }
-
-    fn ports(view: &View) -> Vec<u64> {
-        view.list()
-            .iter()
-            .map(|endpoint| endpoint.instance)
-            .collect()
-    }
-
-    /// A view of these members whose stream has run for long.
-    fn settled(members: &[u16], now: Instant) -> (View, Instant) {
-        let mut view = View::default();
-        view.connected();
-        assert!(view.apply(pushed(1, 10, members, &[]), now));
-        (view, now + SETTLED)
-    }
-
-    #[test]
-    fn the_first_list_counts_even_when_empty() {
-        let mut view = View::default();
-        view.connected();
-        assert!(view.apply(pushed(1, 0, &[], &[]), Instant::now()));
-        assert!(view.list().is_empty());
-        assert!(!view.apply(pushed(1, 0, &[], &[]), Instant::now()));
-    }
-
-    #[test]
-    fn a_goodbye_counts_at_once() {
-        let (mut view, now) = settled(&[1, 2], Instant::now());
-        assert!(view.apply(pushed(1, 11, &[], &[1, 2]), now));
-        assert!(view.list().is_empty(), "even for all of them");
-    }
-
-    #[test]
-    fn a_goodbye_counts_just_after_a_reconnect() {
-        let (mut view, now) = settled(&[1, 2], Instant::now());
-        view.connected();
-        assert!(view.apply(pushed(2, 1, &[2], &[1]), now));
-        assert_eq!(ports(&view), [2]);
-    }
-
-    #[test]
-    fn one_of_three_expires_at_once() {
-        let (mut view, now) = settled(&[1, 2, 3], Instant::now());
-        assert!(view.apply(pushed(1, 11, &[1, 3], &[]), now));
-        assert_eq!(ports(&view), [1, 3]);
-    }
-
-    #[test]
-    fn an_empty_list_of_a_fresh_registry_is_held() {
-        let (mut view, now) = settled(&[1, 2, 3], Instant::now());
-        view.connected();
-        assert!(!view.apply(pushed(2, 0, &[], &[]), now));
-        assert_eq!(ports(&view), [1, 2, 3]);
-        assert_eq!(view.next_expiry(), Some(now + SETTLED));
-        assert!(!view.expire(now + SETTLED - Duration::from_millis(1)));
-        assert!(view.expire(now + SETTLED));
-        assert!(view.list().is_empty());
-    }
-
-    #[test]
-    fn those_that_come_back_are_confirmed_and_the_others_go() {
-        let (mut view, now) = settled(&[1, 2, 3], Instant::now());
-        view.connected();
-        view.apply(pushed(2, 0, &[], &[]), now);
-        view.apply(pushed(2, 1, &[3], &[]), now + Duration::from_secs(1));
-        view.apply(pushed(2, 2, &[1, 3], &[]), now + Duration::from_secs(2));
-        assert_eq!(ports(&view), [1, 2, 3]);
-        assert!(view.expire(now + SETTLED));
-        assert_eq!(ports(&view), [1, 3]);
-        assert_eq!(view.next_expiry(), None);
-    }
-
-    #[test]
-    fn pushes_while_held_do_not_prolong_the_hold() {
-        let (mut view, now) = settled(&[1, 2], Instant::now());
-        view.connected();
-        view.apply(pushed(2, 0, &[2], &[]), now);
-        view.apply(pushed(2, 1, &[2, 3], &[]), now + Duration::from_secs(5));
-        assert_eq!(view.next_expiry(), Some(now + SETTLED));
-    }
-
-    #[test]
-    fn an_older_revision_of_the_same_run_is_ignored() {
-        let (mut view, now) = settled(&[1, 2], Instant::now());
-        assert!(!view.apply(pushed(1, 9, &[1], &[2]), now));
-        assert_eq!(ports(&view), [1, 2]);
-    }
-
-    #[test]
-    fn a_lower_revision_of_another_run_counts() {
-        let (mut view, now) = settled(&[1], Instant::now());
-        assert!(view.apply(pushed(2, 1, &[1, 2], &[]), now));
-        assert_eq!(ports(&view), [1, 2]);
-    }
-
-    #[test]
-    fn an_empty_push_in_a_running_stream_does_not_clear_the_list() {
-        let (mut view, now) = settled(&[1, 2, 3, 4], Instant::now());
-        view.apply(pushed(1, 11, &[], &[]), now);
-        assert_eq!(view.list().len(), 2, "half may go");
-        assert_eq!(view.next_expiry(), Some(now + MASS_HOLD));
-        assert!(view.expire(now + MASS_HOLD));
-        assert!(
-            view.list().is_empty(),
-            "a true empty list is honoured in the end"
-        );
-    }
-
-    #[test]
-    fn a_sole_member_is_kept_for_a_while() {
-        let (mut view, now) = settled(&[1], Instant::now());
-        assert!(!view.apply(pushed(1, 11, &[], &[]), now));
-        assert_eq!(ports(&view), [1]);
-    }
-
-    #[test]
-    fn half_is_counted_over_several_pushes() {
-        let (mut view, now) = settled(&[1, 2, 3, 4], Instant::now());
-        view.apply(pushed(1, 11, &[2, 3, 4], &[]), now);
-        view.apply(pushed(1, 12, &[3, 4], &[]), now + Duration::from_secs(1));
-        assert_eq!(ports(&view), [3, 4]);
-        view.apply(pushed(1, 13, &[4], &[]), now + Duration::from_secs(2));
-        assert_eq!(ports(&view), [3, 4], "the third is held");
-        view.apply(pushed(1, 14, &[3, 4], &[]), now + Duration::from_secs(3));
-        assert_eq!(view.next_expiry(), None, "and confirmed");
-    }
-
-    #[test]
-    fn a_new_process_at_an_address_changes_the_list() {
-        let (mut view, now) = settled(&[1, 2], Instant::now());
-        let mut other = pushed(1, 11, &[1, 2], &[]);
-        other.endpoints[0].instance = 77;
-        assert!(view.apply(other, now));
-        assert_eq!(ports(&view), [77, 2]);
-    }
-}
+mod tests;

@@ -3,7 +3,9 @@
 #[derive(Clone, PartialEq, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct Instance {
-    /// Chosen at random by the process; tells it from the next one at the same address.
+    /// The first 8 octets, big-endian, of the SHA-256 of the secret of its owner, who has chosen that at
+    /// random: it tells a process from the next one at the same address, and only the owner can show
+    /// that it is its own.
     #[prost(fixed64, tag = "1")]
     pub id: u64,
     /// host:port, \[v6\]:port or unix:/path.
@@ -29,7 +31,7 @@ impl ::rpc_core::prost::Name for Instance {
         "/rpc.registry.v1.Instance".into()
     }
 }
-/// One step of a lease.
+/// One step of a lease, or of all leases of the stream.
 #[derive(Clone, PartialEq, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct RegisterRequest {
@@ -43,13 +45,13 @@ pub mod register_request {
     #[derive(Clone, PartialEq, ::rpc_core::prost::Oneof)]
     #[prost(prost_path = "::rpc_core::prost")]
     pub enum Step {
-        /// Begins or takes up the lease.
+        /// Begins, changes or takes up a lease.
         #[prost(message, tag = "1")]
         Announce(super::Announce),
-        /// Shows that the holder lives; sent every third of the TTL.
+        /// Shows that the holder lives, for all leases of the stream; sent every third of the shortest TTL.
         #[prost(message, tag = "2")]
         KeepAlive(super::KeepAlive),
-        /// Ends the lease.
+        /// Ends a lease.
         #[prost(message, tag = "3")]
         Deregister(super::Deregister),
     }
@@ -64,7 +66,7 @@ impl ::rpc_core::prost::Name for RegisterRequest {
         "/rpc.registry.v1.RegisterRequest".into()
     }
 }
-/// Asks to be listed.
+/// Asks to be listed, or listed differently.
 #[derive(Clone, PartialEq, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct Announce {
@@ -77,6 +79,9 @@ pub struct Announce {
     /// How long to stay listed without a stream, in milliseconds; 0 leaves it to the registry.
     #[prost(uint32, tag = "3")]
     pub ttl_ms: u32,
+    /// What the id of the instance is made of: shows that the sender owns it. 16 to 64 octets.
+    #[prost(bytes = "vec", tag = "4")]
+    pub secret: ::rpc_core::prost::alloc::vec::Vec<u8>,
 }
 impl ::rpc_core::prost::Name for Announce {
     const NAME: &'static str = "Announce";
@@ -88,7 +93,7 @@ impl ::rpc_core::prost::Name for Announce {
         "/rpc.registry.v1.Announce".into()
     }
 }
-/// Shows that the holder of a lease lives.
+/// Shows that the holder of the leases of a stream lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct KeepAlive {}
@@ -112,6 +117,9 @@ pub struct Deregister {
     /// Whom to take off the list.
     #[prost(fixed64, tag = "2")]
     pub instance_id: u64,
+    /// What the id of the instance is made of.
+    #[prost(bytes = "vec", tag = "3")]
+    pub secret: ::rpc_core::prost::alloc::vec::Vec<u8>,
 }
 impl ::rpc_core::prost::Name for Deregister {
     const NAME: &'static str = "Deregister";
@@ -124,28 +132,37 @@ impl ::rpc_core::prost::Name for Deregister {
     }
 }
 /// The answer to one step.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct RegisterResponse {
+    /// The instance that it is about; 0 for a KeptAlive.
+    #[prost(fixed64, tag = "1")]
+    pub instance_id: u64,
     /// The step that is answered.
-    #[prost(oneof = "register_response::Step", tags = "1, 2, 3")]
+    #[prost(oneof = "register_response::Step", tags = "2, 3, 4, 5, 6")]
     pub step: ::core::option::Option<register_response::Step>,
 }
 /// Nested message and enum types in `RegisterResponse`.
 pub mod register_response {
     /// The step that is answered.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Oneof)]
     #[prost(prost_path = "::rpc_core::prost")]
     pub enum Step {
         /// The instance is listed.
-        #[prost(message, tag = "1")]
-        Granted(super::Granted),
-        /// The lease goes on.
         #[prost(message, tag = "2")]
+        Granted(super::Granted),
+        /// The stream's leases go on.
+        #[prost(message, tag = "3")]
         KeptAlive(super::KeptAlive),
         /// The instance is not listed any more.
-        #[prost(message, tag = "3")]
+        #[prost(message, tag = "4")]
         Deregistered(super::Deregistered),
+        /// The step was refused.
+        #[prost(message, tag = "5")]
+        Refused(super::Refused),
+        /// The lease is not in force any more: announce again.
+        #[prost(message, tag = "6")]
+        Lost(super::Lost),
     }
 }
 impl ::rpc_core::prost::Name for RegisterResponse {
@@ -162,17 +179,14 @@ impl ::rpc_core::prost::Name for RegisterResponse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct Granted {
-    /// Names the lease; a later one for the same instance replaces it.
-    #[prost(uint64, tag = "1")]
-    pub lease_id: u64,
     /// The revision of the registry that lists the instance.
-    #[prost(uint64, tag = "2")]
+    #[prost(uint64, tag = "1")]
     pub revision: u64,
     /// Which run of the registry this is.
-    #[prost(fixed64, tag = "3")]
+    #[prost(fixed64, tag = "2")]
     pub incarnation: u64,
     /// The TTL that holds, in milliseconds.
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "3")]
     pub ttl_ms: u32,
 }
 impl ::rpc_core::prost::Name for Granted {
@@ -185,7 +199,7 @@ impl ::rpc_core::prost::Name for Granted {
         "/rpc.registry.v1.Granted".into()
     }
 }
-/// A lease goes on.
+/// The leases of a stream go on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct KeptAlive {}
@@ -217,13 +231,65 @@ impl ::rpc_core::prost::Name for Deregistered {
         "/rpc.registry.v1.Deregistered".into()
     }
 }
-/// Asks for the list of a service.
+/// One lease or watch is refused; the others of its stream go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[prost(prost_path = "::rpc_core::prost")]
+pub struct Refused {
+    /// The status code.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// Why, and what to do.
+    #[prost(string, tag = "2")]
+    pub message: ::rpc_core::prost::alloc::string::String,
+}
+impl ::rpc_core::prost::Name for Refused {
+    const NAME: &'static str = "Refused";
+    const PACKAGE: &'static str = "rpc.registry.v1";
+    fn full_name() -> ::rpc_core::prost::alloc::string::String {
+        "rpc.registry.v1.Refused".into()
+    }
+    fn type_url() -> ::rpc_core::prost::alloc::string::String {
+        "/rpc.registry.v1.Refused".into()
+    }
+}
+/// A lease is not in force any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[prost(prost_path = "::rpc_core::prost")]
+pub struct Lost {}
+impl ::rpc_core::prost::Name for Lost {
+    const NAME: &'static str = "Lost";
+    const PACKAGE: &'static str = "rpc.registry.v1";
+    fn full_name() -> ::rpc_core::prost::alloc::string::String {
+        "rpc.registry.v1.Lost".into()
+    }
+    fn type_url() -> ::rpc_core::prost::alloc::string::String {
+        "/rpc.registry.v1.Lost".into()
+    }
+}
+/// One step of a watch.
 #[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct WatchRequest {
-    /// The name of the service.
-    #[prost(string, tag = "1")]
-    pub service: ::rpc_core::prost::alloc::string::String,
+    /// Names the watch within the stream; not 0.
+    #[prost(uint32, tag = "1")]
+    pub watch: u32,
+    /// The step.
+    #[prost(oneof = "watch_request::Step", tags = "2, 3")]
+    pub step: ::core::option::Option<watch_request::Step>,
+}
+/// Nested message and enum types in `WatchRequest`.
+pub mod watch_request {
+    /// The step.
+    #[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Oneof)]
+    #[prost(prost_path = "::rpc_core::prost")]
+    pub enum Step {
+        /// Begins it.
+        #[prost(message, tag = "2")]
+        Follow(super::Follow),
+        /// Ends it.
+        #[prost(message, tag = "3")]
+        Unfollow(super::Unfollow),
+    }
 }
 impl ::rpc_core::prost::Name for WatchRequest {
     const NAME: &'static str = "WatchRequest";
@@ -235,28 +301,81 @@ impl ::rpc_core::prost::Name for WatchRequest {
         "/rpc.registry.v1.WatchRequest".into()
     }
 }
-/// The list of a service at one revision, or a sign of life.
+/// Asks for the list of a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[prost(prost_path = "::rpc_core::prost")]
+pub struct Follow {
+    /// The name of the service.
+    #[prost(string, tag = "1")]
+    pub service: ::rpc_core::prost::alloc::string::String,
+    /// The run and the revision of the registry up to which the client knows the list, to be told only
+    /// what has changed since; 0 when it knows nothing.
+    #[prost(fixed64, tag = "2")]
+    pub incarnation: u64,
+    /// See above.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+impl ::rpc_core::prost::Name for Follow {
+    const NAME: &'static str = "Follow";
+    const PACKAGE: &'static str = "rpc.registry.v1";
+    fn full_name() -> ::rpc_core::prost::alloc::string::String {
+        "rpc.registry.v1.Follow".into()
+    }
+    fn type_url() -> ::rpc_core::prost::alloc::string::String {
+        "/rpc.registry.v1.Follow".into()
+    }
+}
+/// Ends a watch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[prost(prost_path = "::rpc_core::prost")]
+pub struct Unfollow {}
+impl ::rpc_core::prost::Name for Unfollow {
+    const NAME: &'static str = "Unfollow";
+    const PACKAGE: &'static str = "rpc.registry.v1";
+    fn full_name() -> ::rpc_core::prost::alloc::string::String {
+        "rpc.registry.v1.Unfollow".into()
+    }
+    fn type_url() -> ::rpc_core::prost::alloc::string::String {
+        "/rpc.registry.v1.Unfollow".into()
+    }
+}
+/// A piece of a list, some changes of it, or a sign of life.
 #[derive(Clone, PartialEq, ::rpc_core::prost::Message)]
 #[prost(prost_path = "::rpc_core::prost")]
 pub struct WatchResponse {
+    /// The watch; 0 for a sign of life, which says nothing of any list.
+    #[prost(uint32, tag = "1")]
+    pub watch: u32,
     /// Which run of the registry this is; revisions of different runs do not compare.
-    #[prost(fixed64, tag = "1")]
+    #[prost(fixed64, tag = "2")]
     pub incarnation: u64,
-    /// Grows with each change of the registry.
-    #[prost(uint64, tag = "2")]
+    /// The list is known up to this revision, which grows with each change of the registry.
+    #[prost(uint64, tag = "3")]
     pub revision: u64,
     /// The TTL of leases that ask for none, in milliseconds.
-    #[prost(uint32, tag = "3")]
+    #[prost(uint32, tag = "4")]
     pub ttl_ms: u32,
-    /// A sign of life, sent once a TTL: nothing has changed; the lists below are empty and mean nothing.
-    #[prost(bool, tag = "4")]
-    pub unchanged: bool,
-    /// Everyone who is listed.
-    #[prost(message, repeated, tag = "5")]
+    /// The first piece of a whole list: who is neither in it nor in the pieces up to the first without
+    /// `more` is not listed.
+    #[prost(bool, tag = "5")]
+    pub whole: bool,
+    /// Another piece follows at once.
+    #[prost(bool, tag = "6")]
+    pub more: bool,
+    /// The registry has just started, and servers may not have come back to it yet: that somebody is
+    /// not listed means nothing.
+    #[prost(bool, tag = "7")]
+    pub refilling: bool,
+    /// Who is listed, newly or with other content.
+    #[prost(message, repeated, tag = "8")]
     pub instances: ::rpc_core::prost::alloc::vec::Vec<Instance>,
-    /// Those who deregistered themselves lately: they are gone for sure.
-    #[prost(fixed64, repeated, tag = "6")]
-    pub departed: ::rpc_core::prost::alloc::vec::Vec<u64>,
+    /// Who is not listed any more.
+    #[prost(message, repeated, tag = "9")]
+    pub gone: ::rpc_core::prost::alloc::vec::Vec<Gone>,
+    /// The watch is refused, and has ended.
+    #[prost(message, optional, tag = "10")]
+    pub refused: ::core::option::Option<Refused>,
 }
 impl ::rpc_core::prost::Name for WatchResponse {
     const NAME: &'static str = "WatchResponse";
@@ -266,6 +385,27 @@ impl ::rpc_core::prost::Name for WatchResponse {
     }
     fn type_url() -> ::rpc_core::prost::alloc::string::String {
         "/rpc.registry.v1.WatchResponse".into()
+    }
+}
+/// An instance that is not listed any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::prost::Message)]
+#[prost(prost_path = "::rpc_core::prost")]
+pub struct Gone {
+    /// Its id.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// It said goodbye, and is gone for sure; else its lease expired, and it may well be alive.
+    #[prost(bool, tag = "2")]
+    pub deregistered: bool,
+}
+impl ::rpc_core::prost::Name for Gone {
+    const NAME: &'static str = "Gone";
+    const PACKAGE: &'static str = "rpc.registry.v1";
+    fn full_name() -> ::rpc_core::prost::alloc::string::String {
+        "rpc.registry.v1.Gone".into()
+    }
+    fn type_url() -> ::rpc_core::prost::alloc::string::String {
+        "/rpc.registry.v1.Gone".into()
     }
 }
 /// Asks what is registered.
@@ -386,36 +526,41 @@ pub mod registry_service {
         "/rpc.registry.v1.Registry/Register",
     );
     /// `/rpc.registry.v1.Registry/Watch`
-    pub const WATCH: Method<super::WatchRequest, super::WatchResponse> = Method::server_streaming_prost(
+    pub const WATCH: Method<super::WatchRequest, super::WatchResponse> = Method::bidi_streaming_prost(
         "/rpc.registry.v1.Registry/Watch",
     );
     /// `/rpc.registry.v1.Registry/List`
-    pub const LIST: Method<super::ListRequest, super::ListResponse> = Method::unary_prost(
+    pub const LIST: Method<super::ListRequest, super::ListResponse> = Method::server_streaming_prost(
             "/rpc.registry.v1.Registry/List",
         )
         .no_side_effects();
     /// Knows which servers a service name has.
+    ///
+    /// Where the registry has a token, each call carries it as `authorization: Bearer …`.
     pub trait Registry: Send + Sync + 'static {
-        /// Holds one lease: the first message announces an instance, the stream keeps it listed.
-        /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
-        /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
-        /// instance whose stream broke.
+        /// Holds leases, as many as the client likes: each Announce lists an instance, and the stream keeps
+        /// it listed. When the stream breaks, its instances stay listed for their TTL unless they are
+        /// announced again; when it is silent for a TTL, they go. A Deregister ends one at once, also one
+        /// that was announced by another stream. What is wrong with one lease is answered for that lease,
+        /// and the stream goes on.
         fn register(
             &self,
             request: Request<RecvStream<super::RegisterRequest>>,
             responses: &mut SendStream<super::RegisterResponse>,
         ) -> impl Future<Output = Result<(), Status>> + Send;
-        /// Sends the list of a service now and after each change.
+        /// Follows lists, as many as the client likes: for each one the whole list in pieces, then what
+        /// changes. Pieces are small, so that each is a sign of life on a slow network.
         fn watch(
             &self,
-            request: Request<super::WatchRequest>,
+            request: Request<RecvStream<super::WatchRequest>>,
             responses: &mut SendStream<super::WatchResponse>,
         ) -> impl Future<Output = Result<(), Status>> + Send;
-        /// Says what is registered, for people and tools.
+        /// Says what is registered, in pieces, for people and tools. A service may be in several pieces.
         fn list(
             &self,
             request: Request<super::ListRequest>,
-        ) -> impl Future<Output = Result<Response<super::ListResponse>, Status>> + Send;
+            responses: &mut SendStream<super::ListResponse>,
+        ) -> impl Future<Output = Result<(), Status>> + Send;
     }
     /// Serves a [`Registry`].
     #[derive(Clone, Debug)]
@@ -431,8 +576,8 @@ pub mod registry_service {
         pub fn from_arc<T: Registry>(service: Arc<T>) -> Self {
             let service = server::Service::new(Self::NAME)
                 .bidi_streaming_fn(&REGISTER, &service, T::register)
-                .server_streaming_fn(&WATCH, &service, T::watch)
-                .unary_fn(&LIST, &service, T::list);
+                .bidi_streaming_fn(&WATCH, &service, T::watch)
+                .server_streaming_fn(&LIST, &service, T::list);
             Self(service)
         }
     }
@@ -449,10 +594,11 @@ pub mod registry_service {
         pub fn new(channel: Channel) -> Self {
             Self(channel)
         }
-        /// Holds one lease: the first message announces an instance, the stream keeps it listed.
-        /// When the stream breaks, the instance stays listed for the TTL unless it announces itself
-        /// again; when the stream is silent for the TTL, the instance goes. A Deregister ends it at once; it may be the first message, for an
-        /// instance whose stream broke.
+        /// Holds leases, as many as the client likes: each Announce lists an instance, and the stream keeps
+        /// it listed. When the stream breaks, its instances stay listed for their TTL unless they are
+        /// announced again; when it is silent for a TTL, they go. A Deregister ends one at once, also one
+        /// that was announced by another stream. What is wrong with one lease is answered for that lease,
+        /// and the stream goes on.
         pub fn register(
             &self,
             request: impl IntoRequest<()>,
@@ -463,21 +609,22 @@ pub mod registry_service {
             let request = request.into_request();
             self.0.bidi_streaming(&REGISTER, request)
         }
-        /// Sends the list of a service now and after each change.
+        /// Follows lists, as many as the client likes: for each one the whole list in pieces, then what
+        /// changes. Pieces are small, so that each is a sign of life on a slow network.
         pub fn watch(
             &self,
-            request: impl IntoRequest<super::WatchRequest>,
-        ) -> RecvStream<super::WatchResponse> {
+            request: impl IntoRequest<()>,
+        ) -> (RequestStream<super::WatchRequest>, RecvStream<super::WatchResponse>) {
             let request = request.into_request();
-            self.0.server_streaming(&WATCH, request)
+            self.0.bidi_streaming(&WATCH, request)
         }
-        /// Says what is registered, for people and tools.
-        pub async fn list(
+        /// Says what is registered, in pieces, for people and tools. A service may be in several pieces.
+        pub fn list(
             &self,
             request: impl IntoRequest<super::ListRequest>,
-        ) -> Result<Response<super::ListResponse>, Status> {
+        ) -> RecvStream<super::ListResponse> {
             let request = request.into_request();
-            self.0.unary(&LIST, request).await
+            self.0.server_streaming(&LIST, request)
         }
     }
 }

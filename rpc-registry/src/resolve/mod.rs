@@ -4,31 +4,42 @@ use std::sync::Arc;
 
 use rpc_core::client::{Endpoint, Resolver};
 use rpc_core::{BoxFuture, Status};
-use tokio::sync::watch;
 
-use crate::store::Snapshot;
+use crate::hub::{Hub, Mailbox, Watching};
 
 /// Follows a registry in this process.
 pub(crate) struct MemoryResolver {
-    list: watch::Receiver<Arc<Snapshot>>,
+    hub: Arc<Hub>,
+    service: String,
+    mailbox: Arc<Mailbox>,
+    /// Nothing while the registry has as many watches as it takes, and before the first list.
+    watching: Option<Watching>,
 }
 
 impl MemoryResolver {
-    pub(crate) fn new(mut list: watch::Receiver<Arc<Snapshot>>) -> Self {
-        // The first list is news too.
-        list.mark_changed();
-        Self { list }
+    pub(crate) fn new(hub: &Arc<Hub>, service: &str) -> Self {
+        Self {
+            hub: Arc::clone(hub),
+            service: service.to_owned(),
+            mailbox: Arc::default(),
+            watching: None,
+        }
     }
 }
 
 impl Resolver for MemoryResolver {
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Endpoint>, Status>> {
         Box::pin(async {
-            match self.list.changed().await {
-                Ok(()) => Ok(self.list.borrow_and_update().endpoints.clone()),
-                // The registry is gone, and nothing will change any more.
-                Err(_) => std::future::pending().await,
+            if self.watching.is_some() {
+                self.mailbox.notified().await;
+                self.mailbox.take();
+            } else {
+                let watching = self.hub.watch(&self.service, None, 0, &self.mailbox);
+                self.watching = Some(watching.map_err(|most| {
+                    Status::resource_exhausted(format!("the registry has {most} watches already"))
+                })?);
             }
+            Ok(self.hub.endpoints(&self.service))
         })
     }
 }

@@ -7,8 +7,8 @@ use rpc_registry::{Lease, Registry, RegistryServer};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Backend, address, announce, closed_port, listed, raw, register, registry, registry_of, soon,
-    until, uri, who,
+    Backend, RawWatch, address, announce, closed_port, listed, raw, register, registry,
+    registry_of, secret, soon, until, uri, who,
 };
 
 const TTL: Duration = Duration::from_secs(5);
@@ -174,11 +174,14 @@ async fn a_restarted_registry_is_told_again_and_the_list_never_shrinks() {
 }
 
 #[tokio::test]
-async fn a_member_that_does_not_come_back_goes_after_the_ttl_and_a_second() {
+async fn a_member_that_does_not_come_back_goes_once_the_registry_has_refilled() {
     let host = registry(0, SHORT).await;
     let servers = Registry::connect(&uri(&[host.port])).unwrap();
     let mut resolver = servers.resolver("s");
-    let stays = register(&servers, "s", address(1)).await;
+    let stays = [
+        register(&servers, "s", address(1)).await,
+        register(&servers, "s", address(3)).await,
+    ];
     {
         let client = raw(host.port).await;
         let (mut requests, mut responses) = client.register(());
@@ -187,14 +190,14 @@ async fn a_member_that_does_not_come_back_goes_after_the_ttl_and_a_second() {
             .await
             .unwrap();
         soon(responses.recv()).await.unwrap().unwrap();
-        until(&mut *resolver, &[1, 2]).await;
+        until(&mut *resolver, &[1, 2, 3]).await;
     }
     let port = host.kill();
-    let _host = registry(port, SHORT).await;
     let started = Instant::now();
-    until(&mut *resolver, &[1]).await;
+    let _host = registry(port, SHORT).await;
+    until(&mut *resolver, &[1, 3]).await;
     assert!(
-        started.elapsed() >= SHORT + Duration::from_millis(900),
+        started.elapsed() >= SHORT + Duration::from_secs(1),
         "{:?}",
         started.elapsed()
     );
@@ -258,7 +261,7 @@ async fn a_server_registers_with_each_registry() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_with_the_other_registry() {
+async fn a_watch_goes_on_with_the_other_registry_and_returns_to_one_that_is_back() {
     let mut hosts = vec![registry(0, TTL).await, registry(0, TTL).await];
     let servers = Registry::connect(&uri(&[hosts[0].port, hosts[1].port])).unwrap();
     let _lease = register(&servers, "s", address(1)).await;
@@ -266,11 +269,58 @@ async fn a_watch_goes_on_with_the_other_registry() {
     for resolver in &mut resolvers {
         until(&mut **resolver, &[1]).await;
     }
-    hosts.remove(0).kill();
+    let port = hosts.remove(0).kill();
     let _new = register(&servers, "s", address(2)).await;
     for resolver in &mut resolvers {
         until(&mut **resolver, &[1, 2]).await;
     }
+    let back = registry(port, TTL).await;
+    let only_there = Registry::connect(&uri(&[back.port])).unwrap();
+    let _third = register(&only_there, "s", address(3)).await;
+    for resolver in &mut resolvers {
+        until(&mut **resolver, &[1, 2, 3]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_wrong_beside_one_that_is_right_changes_nothing() {
+    let (right, wrong) = (registry(0, TTL).await, registry(0, SHORT).await);
+    let servers = Registry::connect(&uri(&[right.port])).unwrap();
+    let _leases = [
+        register(&servers, "s", address(1)).await,
+        register(&servers, "s", address(2)).await,
+    ];
+    // The wrong one knows nobody, and is past the time in which it would say why.
+    let alone = Registry::connect(&uri(&[wrong.port])).unwrap();
+    until(&mut *alone.resolver("s"), &[]).await;
+    let both = Registry::connect(&uri(&[wrong.port, right.port])).unwrap();
+    for _ in 0..10 {
+        let first = soon(both.resolver("s").next()).await.unwrap();
+        assert_eq!(first.len(), 2, "the first list is that of both");
+    }
+}
+
+#[tokio::test]
+async fn one_registry_by_two_names_is_no_rival_of_itself() {
+    let host = registry(0, SHORT).await;
+    let names = format!("registry://127.0.0.1:{0},localhost:{0}", host.port);
+    let servers = Registry::connect(&names).unwrap();
+    let lease = register(&servers, "s", address(1)).await;
+    let mut watch = RawWatch::start(&raw(host.port).await, "s").await;
+    watch.next().await;
+    // The time is what is tested: four TTLs in which neither name takes the lease from the other.
+    let calm = async {
+        loop {
+            let piece = watch.next().await;
+            assert!(
+                piece.gone.is_empty() && piece.instances.is_empty(),
+                "{piece:?}"
+            );
+        }
+    };
+    assert!(tokio::time::timeout(4 * SHORT, calm).await.is_err());
+    soon(lease.deregister()).await.unwrap();
+    assert!(listed(host.port).await.is_empty());
 }
 
 fn with_file(path: &std::path::Path, ttl: Duration) -> RegistryServer {
@@ -303,7 +353,7 @@ async fn a_state_file_brings_the_entries_over_a_restart_for_their_ttl() {
     let host = registry_of(port, with_file(&file, TTL)).await;
     let entries = listed(host.port).await.remove(0).entries;
     assert!(
-        !entries[0].attached && entries[0].instance.as_ref().unwrap().id == 1,
+        !entries[0].attached && entries[0].instance.as_ref().unwrap().id == secret(1).1,
         "{entries:?}"
     );
     let gone = async {
@@ -312,6 +362,41 @@ async fn a_state_file_brings_the_entries_over_a_restart_for_their_ttl() {
         }
     };
     soon(gone).await;
+}
+
+#[tokio::test]
+async fn an_owner_takes_its_instance_up_again_after_a_restart_and_a_stranger_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state");
+    let port = {
+        let host = registry_of(0, with_file(&file, TTL)).await;
+        let servers = Registry::connect(&uri(&[host.port])).unwrap();
+        let lease = register(&servers, "s", address(1)).await;
+        let other = register(&servers, "s", address(2)).await;
+        // Its acknowledgement waits for the disk, which then holds the other one.
+        soon(other.deregister()).await.unwrap();
+        let port = host.kill();
+        drop((lease, servers));
+        port
+    };
+    let host = registry_of(port, with_file(&file, TTL)).await;
+    let id = listed(host.port).await[0].entries[0]
+        .instance
+        .as_ref()
+        .unwrap()
+        .id;
+    let client = raw(host.port).await;
+    let (mut requests, mut responses) = client.register(());
+    requests
+        .send(crate::support::deregister("s", id, secret(3).0))
+        .await
+        .unwrap();
+    let answer = soon(responses.recv()).await.unwrap().unwrap();
+    let refused = matches!(
+        answer.step,
+        Some(crate::protocol::register_response::Step::Refused(_))
+    );
+    assert!(refused && listed(host.port).await.len() == 1, "{answer:?}");
 }
 
 #[tokio::test]

@@ -4,11 +4,10 @@ use rpc_core::Code;
 use rpc_core::client::Endpoint;
 use rpc_registry::{Registry, RegistryServer};
 
-use crate::protocol::{
-    Deregister, KeepAlive, RegisterRequest, WatchRequest, register_request::Step, register_response,
-};
+use crate::protocol::{KeepAlive, RegisterRequest, register_request::Step, register_response};
 use crate::support::{
-    Host, address, announce, listed, raw, register, registry, registry_of, soon, until, uri,
+    Host, RawWatch, address, announce, deregister, listed, raw, register, registry, registry_of,
+    secret, soon, until, uri,
 };
 
 const TTL: Duration = Duration::from_secs(5);
@@ -16,9 +15,10 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[tokio::test]
 async fn what_is_registered_is_found() {
-    let host = registry(0, TTL).await;
+    let host = registry(0, SHORT).await;
     let registry = Registry::connect(&uri(&[host.port])).unwrap();
     let mut resolver = registry.resolver("s");
+    // Once the registry has waited for those who may come back.
     until(&mut *resolver, &[]).await;
     let _one = register(&registry, "s", address(1)).await;
     until(&mut *resolver, &[1]).await;
@@ -98,18 +98,13 @@ async fn a_broken_lease_lives_for_the_ttl() {
         .await
         .unwrap();
     soon(responses.recv()).await.unwrap().unwrap();
-    let mut watch = client.watch(WatchRequest {
-        service: "s".into(),
-    });
-    assert_eq!(
-        soon(watch.recv()).await.unwrap().unwrap().instances.len(),
-        1
-    );
+    let mut watch = RawWatch::start(&client, "s").await;
+    assert_eq!(watch.next().await.instances.len(), 1);
     let broken = Instant::now();
     drop((requests, responses));
-    let list = soon(watch.recv()).await.unwrap().unwrap();
-    assert!(list.instances.is_empty() && !list.unchanged);
-    assert!(list.departed.is_empty(), "it has not said goodbye");
+    let list = watch.next().await;
+    assert!(list.instances.is_empty() && !list.whole, "{list:?}");
+    assert!(!list.gone[0].deregistered, "it has not said goodbye");
     assert!(
         broken.elapsed() >= 2 * SHORT - Duration::from_millis(20),
         "{:?}",
@@ -121,11 +116,7 @@ async fn a_broken_lease_lives_for_the_ttl() {
 async fn a_lease_is_taken_up_again_within_the_ttl() {
     let host = registry(0, TTL).await;
     let client = raw(host.port).await;
-    let mut leases = Vec::new();
-    let mut watch = client.watch(WatchRequest {
-        service: "s".into(),
-    });
-    soon(watch.recv()).await.unwrap();
+    let mut revisions = Vec::new();
     for _ in 0..3 {
         let (mut requests, mut responses) = client.register(());
         requests
@@ -137,16 +128,9 @@ async fn a_lease_is_taken_up_again_within_the_ttl() {
         else {
             panic!("not granted")
         };
-        leases.push((granted.lease_id, granted.revision));
+        revisions.push(granted.revision);
     }
-    assert!(
-        leases.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "each stream has a lease of its own: {leases:?}"
-    );
-    assert!(
-        leases.iter().all(|lease| lease.1 == leases[0].1),
-        "the list has not changed: {leases:?}"
-    );
+    assert_eq!(revisions, [revisions[0]; 3], "the list has not changed");
     let entries = &listed(host.port).await[0].entries;
     assert_eq!((entries.len(), entries[0].ttl_ms), (1, 5000));
 }
@@ -173,12 +157,10 @@ async fn a_lease_that_keeps_alive_outlives_its_ttl() {
         .unwrap()
         .lease_ttl(SHORT);
     let _lease = register(&registry, "s", address(1)).await;
-    let mut watch = raw(host.port).await.watch(WatchRequest {
-        service: "s".into(),
-    });
-    soon(watch.recv()).await.unwrap();
+    let mut watch = RawWatch::start(&raw(host.port).await, "s").await;
+    watch.next().await;
     // The time is what is tested: three TTLs without a change of the list.
-    let change = tokio::time::timeout(3 * SHORT, watch.recv()).await;
+    let change = tokio::time::timeout(3 * SHORT, watch.next()).await;
     assert!(change.is_err(), "{change:?}");
     assert!(listed(host.port).await[0].entries[0].attached);
 }
@@ -186,15 +168,11 @@ async fn a_lease_that_keeps_alive_outlives_its_ttl() {
 #[tokio::test]
 async fn a_watch_gives_signs_of_life() {
     let host = registry(0, SHORT).await;
-    let mut watch = raw(host.port).await.watch(WatchRequest {
-        service: "s".into(),
-    });
-    let first = soon(watch.recv()).await.unwrap().unwrap();
-    assert!(!first.unchanged && first.ttl_ms == 300);
-    let sign = soon(watch.recv()).await.unwrap().unwrap();
-    assert!(
-        sign.unchanged && sign.revision == first.revision && sign.incarnation == first.incarnation
-    );
+    let mut watch = RawWatch::start(&raw(host.port).await, "s").await;
+    let first = watch.next().await;
+    assert!(first.whole && !first.more && first.ttl_ms == 300);
+    let sign = watch.any().await.unwrap();
+    assert!(sign.watch == 0 && sign.incarnation == first.incarnation);
 }
 
 #[tokio::test]
@@ -213,25 +191,19 @@ async fn the_registry_refuses_what_no_client_could_use() {
             .send(announce(service, 1, address, TTL))
             .await
             .unwrap();
-        let status = soon(responses.recv()).await.unwrap_err();
-        assert_eq!(
-            status.code(),
-            Code::InvalidArgument,
-            "{service} {address}: {status}"
-        );
+        let refused = refusal(&soon(responses.recv()).await.unwrap().unwrap());
+        assert_eq!(refused, Some(Code::InvalidArgument), "{service} {address}");
     }
-    let mut watch = client.watch(WatchRequest {
-        service: String::new(),
-    });
-    assert_eq!(
-        soon(watch.recv()).await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    let mut watch = RawWatch::start(&client, "").await;
+    let refused = watch.next().await.refused.unwrap();
+    assert_eq!(refused.code, Code::InvalidArgument as u32);
+    watch.follow(2, "s", 0, 0).await;
+    assert_eq!(watch.next().await.watch, 2, "the stream goes on");
     assert!(listed(host.port).await.is_empty());
 }
 
 #[tokio::test]
-async fn steps_out_of_order_are_refused() {
+async fn a_step_that_is_not_known_ends_the_stream() {
     let host = registry(0, TTL).await;
     let client = raw(host.port).await;
     let (mut requests, mut responses) = client.register(());
@@ -241,11 +213,11 @@ async fn steps_out_of_order_are_refused() {
         })
         .await
         .unwrap();
-    assert_eq!(
-        soon(responses.recv()).await.unwrap_err().code(),
-        Code::Aborted
-    );
-    let (mut requests, mut responses) = client.register(());
+    let answer = soon(responses.recv()).await.unwrap().unwrap();
+    assert!(matches!(
+        answer.step,
+        Some(register_response::Step::KeptAlive(_))
+    ));
     requests.send(RegisterRequest { step: None }).await.unwrap();
     assert_eq!(
         soon(responses.recv()).await.unwrap_err().code(),
@@ -253,41 +225,109 @@ async fn steps_out_of_order_are_refused() {
     );
 }
 
+fn refusal(answer: &crate::protocol::RegisterResponse) -> Option<Code> {
+    match &answer.step {
+        Some(register_response::Step::Refused(refused)) => {
+            Some(Code::from_i32(refused.code.try_into().unwrap()))
+        }
+        _ => None,
+    }
+}
+
 #[tokio::test]
-async fn deregistering_another_stream_s_instance_needs_its_number_only() {
+async fn a_stranger_changes_and_ends_nothing_that_is_not_its_own() {
     let host = registry(0, TTL).await;
     let client = raw(host.port).await;
     let (mut requests, mut responses) = client.register(());
     requests
-        .send(announce("s", 77, "127.0.0.1:1", TTL))
+        .send(announce("s", 1, "127.0.0.1:1", TTL))
         .await
         .unwrap();
     soon(responses.recv()).await.unwrap().unwrap();
+    // All that a stranger can know is what a watch tells.
+    let id = RawWatch::start(&client, "s").await.next().await.instances[0].id;
     let (mut other, mut answers) = client.register(());
+    let guesses = [Vec::new(), id.to_be_bytes().repeat(2), secret(2).0];
+    for guess in guesses {
+        other
+            .send(deregister("s", id, guess.clone()))
+            .await
+            .unwrap();
+        let answer = soon(answers.recv()).await.unwrap().unwrap();
+        assert_eq!(refusal(&answer), Some(Code::PermissionDenied));
+        let mut stolen = announce("s", 1, "127.0.0.1:2", TTL);
+        if let Some(Step::Announce(announce)) = &mut stolen.step {
+            announce.secret = guess;
+        }
+        other.send(stolen).await.unwrap();
+        let answer = soon(answers.recv()).await.unwrap().unwrap();
+        assert_eq!(refusal(&answer), Some(Code::PermissionDenied));
+    }
+    // Nor does it take the address of one that lives.
     other
-        .send(RegisterRequest {
-            step: Some(Step::Deregister(Deregister {
-                service: "s".into(),
-                instance_id: 77,
-            })),
-        })
+        .send(announce("s", 2, "127.0.0.1:1", TTL))
         .await
         .unwrap();
+    soon(answers.recv()).await.unwrap().unwrap();
+    let list = RawWatch::start(&client, "s").await.next().await;
+    assert_eq!((list.instances.len(), list.instances[0].id), (1, id));
+}
+
+#[tokio::test]
+async fn an_owner_ends_its_instance_from_another_stream() {
+    let host = registry(0, TTL).await;
+    let client = raw(host.port).await;
+    let (mut requests, mut responses) = client.register(());
+    requests
+        .send(announce("s", 1, "127.0.0.1:1", TTL))
+        .await
+        .unwrap();
+    soon(responses.recv()).await.unwrap().unwrap();
+    let (secret, id) = secret(1);
+    let (mut other, mut answers) = client.register(());
+    other.send(deregister("s", id, secret)).await.unwrap();
     let answer = soon(answers.recv()).await.unwrap().unwrap();
     assert!(matches!(
         answer.step,
         Some(register_response::Step::Deregistered(_))
     ));
     assert!(listed(host.port).await.is_empty());
-    let (mut late, mut answers) = client.register(());
-    late.send(announce("s", 77, "127.0.0.1:1", TTL))
+    other
+        .send(announce("s", 1, "127.0.0.1:1", TTL))
         .await
         .unwrap();
+    let late = soon(answers.recv()).await.unwrap().unwrap();
     assert_eq!(
-        soon(answers.recv()).await.unwrap_err().code(),
-        Code::FailedPrecondition,
+        refusal(&late),
+        Some(Code::FailedPrecondition),
         "an overtaken announcement"
     );
+}
+
+#[tokio::test]
+async fn a_lease_changes_its_weight_and_metadata_in_place() {
+    let host = registry(0, TTL).await;
+    let registry = Registry::connect(&uri(&[host.port])).unwrap();
+    let lease = register(&registry, "s", address(1)).await;
+    let _other = register(&registry, "s", address(2)).await;
+    let mut watch = RawWatch::start(&raw(host.port).await, "s").await;
+    assert_eq!(watch.next().await.instances.len(), 2);
+    lease.set_weight(7).unwrap();
+    let change = watch.next().await;
+    assert_eq!((change.instances.len(), change.gone.len()), (1, 0));
+    assert_eq!(
+        (change.instances[0].id, change.instances[0].weight),
+        (lease.endpoint().instance, 7)
+    );
+    let metadata = [("zone".to_owned(), "b".to_owned())];
+    lease.set_metadata(metadata.clone().into()).unwrap();
+    assert_eq!(watch.next().await.instances[0].metadata, metadata.into());
+    let large = [("k".to_owned(), "v".repeat(20_000))];
+    let status = lease.set_metadata(large.into()).unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    soon(lease.deregister()).await.unwrap();
+    let status = lease.set_weight(1).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! The registry, leases, resolvers and failover over real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod backends;
 mod failover;
 mod faults;
 mod leases;
 mod program;
+mod scale;
 mod support;
 
 /// The protocol, to be on the other side of this crate.

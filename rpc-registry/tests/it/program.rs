@@ -106,3 +106,25 @@ fn an_address_that_cannot_be_listened_on_is_named() {
         "{message}"
     );
 }
+
+#[test]
+fn other_machines_are_listened_to_with_a_token_and_tls_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token").display().to_string();
+    std::fs::write(&token, "a token").unwrap();
+    for arguments in [
+        &["--listen", "0.0.0.0:0"][..],
+        &["--listen", "[::]:0"],
+        &["--listen", "0.0.0.0:0", "--token-file", &token],
+    ] {
+        let output = run(arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(message.contains("--dangerous-open"), "{message}");
+    }
+    drop(start(&["--listen", "0.0.0.0:0", "--dangerous-open"]));
+    drop(start(&["--listen", "127.0.0.1:0", "--token-file", &token]));
+    std::fs::write(&token, " ").unwrap();
+    let output = run(&["--listen", "127.0.0.1:0", "--token-file", &token]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("empty"));
+}

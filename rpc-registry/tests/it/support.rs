@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::protocol::{
-    Announce, Instance, ListRequest, RegisterRequest, RegistryClient, ServiceEntries,
-    register_request,
+    Announce, Deregister, Follow, Instance, ListRequest, RegisterRequest, RegistryClient,
+    ServiceEntries, Unfollow, WatchRequest, WatchResponse, register_request, watch_request,
 };
 
 /// How long anything may take that is not about time.
@@ -211,14 +211,30 @@ pub(crate) async fn raw(port: u16) -> RegistryClient {
 }
 
 pub(crate) async fn listed(port: u16) -> Vec<ServiceEntries> {
-    soon(raw(port).await.list(ListRequest::default()))
-        .await
-        .unwrap()
-        .into_inner()
-        .services
+    let mut pieces = raw(port).await.list(ListRequest::default());
+    let mut services: Vec<ServiceEntries> = Vec::new();
+    while let Some(piece) = soon(pieces.recv()).await.unwrap() {
+        for part in piece.services {
+            match services.last_mut() {
+                Some(last) if last.service == part.service => last.entries.extend(part.entries),
+                _ => services.push(part),
+            }
+        }
+    }
+    services
 }
 
-pub(crate) fn announce(service: &str, id: u64, address: &str, ttl: Duration) -> RegisterRequest {
+/// A secret, and the id of the instance that it owns.
+pub(crate) fn secret(number: u8) -> (Vec<u8>, u64) {
+    let secret = vec![number; 16];
+    let digest = ring::digest::digest(&ring::digest::SHA256, &secret);
+    let id = u64::from_be_bytes(*digest.as_ref().first_chunk().unwrap());
+    (secret, id)
+}
+
+/// An announcement by the owner of the secret of this number.
+pub(crate) fn announce(service: &str, number: u8, address: &str, ttl: Duration) -> RegisterRequest {
+    let (secret, id) = secret(number);
     let instance = Instance {
         id,
         address: address.into(),
@@ -231,6 +247,86 @@ pub(crate) fn announce(service: &str, id: u64, address: &str, ttl: Duration) -> 
             service: service.into(),
             instance: Some(instance),
             ttl_ms,
+            secret,
         })),
+    }
+}
+
+pub(crate) fn deregister(service: &str, instance_id: u64, secret: Vec<u8>) -> RegisterRequest {
+    RegisterRequest {
+        step: Some(register_request::Step::Deregister(Deregister {
+            service: service.into(),
+            instance_id,
+            secret,
+        })),
+    }
+}
+
+/// A watch of one service by the protocol.
+pub(crate) struct RawWatch {
+    requests: rpc_core::RequestStream<WatchRequest>,
+    responses: rpc_core::RecvStream<WatchResponse>,
+}
+
+impl RawWatch {
+    pub(crate) async fn start(client: &RegistryClient, service: &str) -> Self {
+        Self::resume(client, service, 0, 0).await
+    }
+
+    pub(crate) async fn resume(
+        client: &RegistryClient,
+        service: &str,
+        incarnation: u64,
+        revision: u64,
+    ) -> Self {
+        let (requests, responses) = client.watch(());
+        let mut watch = Self {
+            requests,
+            responses,
+        };
+        watch.follow(1, service, incarnation, revision).await;
+        watch
+    }
+
+    pub(crate) async fn follow(
+        &mut self,
+        watch: u32,
+        service: &str,
+        incarnation: u64,
+        revision: u64,
+    ) {
+        let follow = Follow {
+            service: service.into(),
+            incarnation,
+            revision,
+        };
+        let step = Some(watch_request::Step::Follow(follow));
+        soon(self.requests.send(WatchRequest { watch, step }))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn unfollow(&mut self, watch: u32) {
+        let step = Some(watch_request::Step::Unfollow(Unfollow {}));
+        soon(self.requests.send(WatchRequest { watch, step }))
+            .await
+            .unwrap();
+    }
+
+    /// The next message, a sign of life or not.
+    pub(crate) async fn any(&mut self) -> Result<WatchResponse, Status> {
+        soon(self.responses.recv())
+            .await
+            .map(|piece| piece.expect("the stream has not ended"))
+    }
+
+    /// The next piece of the list.
+    pub(crate) async fn next(&mut self) -> WatchResponse {
+        loop {
+            let piece = self.any().await.unwrap();
+            if piece.watch != 0 {
+                return piece;
+            }
+        }
     }
 }
