@@ -4,6 +4,7 @@
 //! is what both stand on: [`Channel`], [`Server`], [`Request`], [`Response`], [`Status`],
 //! [`Metadata`] and streams.
 
+mod causes;
 mod codec;
 mod deadline;
 mod metadata;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::causes::{self, cause_of};
 use crate::{Metadata, MetadataValue};
 
 /// What a server says about trying again: a number of milliseconds, or something else for no (gRFC A6).
@@ -120,8 +121,11 @@ impl fmt::Display for Code {
 /// Why a call failed: a [`Code`], a message, and where it happened.
 ///
 /// One pointer wide, so that `Result<T, Status>` stays small. A client's status names the
-/// method, the endpoint and the attempt it came from, and keeps the cause as
-/// [`Error::source`].
+/// method, the endpoint and the attempt it came from, or the target when there was no endpoint to try.
+///
+/// `Display` tells all of it in one line, with every cause once. [`Error::source`] is therefore
+/// nothing: whoever prints an error and its sources would print the causes again. To look at the
+/// cause itself there is [`cause`](Self::cause).
 ///
 /// ```
 /// use rpc_core::{Code, Status};
@@ -147,6 +151,8 @@ struct Inner {
 struct Origin {
     path: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
+    /// What was called, where no endpoint was.
+    target: Option<Arc<str>>,
     attempt: u32,
 }
 
@@ -245,6 +251,23 @@ impl Status {
         self
     }
 
+    /// The error that caused this status, on the side where it happened.
+    ///
+    /// ```
+    /// use std::io;
+    /// use rpc_core::Status;
+    /// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    /// let status = Status::unavailable("no database").with_source(refused);
+    /// let cause = status.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
+    /// assert_eq!(cause.unwrap().kind(), io::ErrorKind::ConnectionRefused);
+    /// assert_eq!(status.to_string(), "UNAVAILABLE: no database: connection refused");
+    /// ```
+    #[must_use]
+    pub fn cause(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.0.source.as_ref()?;
+        Some(&**source)
+    }
+
     /// The endpoint that the failed attempt was sent to, on a client.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
@@ -278,7 +301,7 @@ impl Status {
             if status.is_some_and(|status| status.0.origin.path.is_some()) {
                 return true;
             }
-            next = error.source();
+            next = cause_of(error);
         }
         false
     }
@@ -299,6 +322,48 @@ impl Status {
         self
     }
 
+    /// Names what was called, for a call that no endpoint was found for.
+    pub(crate) fn with_target(mut self, target: &Arc<str>) -> Self {
+        self.0.origin.target = Some(Arc::clone(target));
+        self
+    }
+
+    /// What is told of it as the cause of another error; its own causes come after it.
+    pub(crate) fn as_cause(&self) -> String {
+        match self.0.origin.path {
+            Some(_) => self.without_causes(),
+            // A part of the same call.
+            None => self.0.message.clone().into_owned(),
+        }
+    }
+
+    fn without_causes(&self) -> String {
+        let mut text = format!("{}: {}", self.0.code, self.0.message);
+        let origin = &self.0.origin;
+        let attempt = (origin.attempt > 0).then(|| origin.attempt.to_string());
+        let target = origin
+            .target
+            .as_deref()
+            .filter(|_| origin.endpoint.is_none());
+        let places = [
+            ("method", origin.path.as_deref()),
+            ("target", target),
+            ("endpoint", origin.endpoint.as_deref()),
+            ("attempt", attempt.as_deref()),
+        ];
+        let mut before = " (";
+        for (what, place) in places {
+            if let Some(place) = place {
+                text.push_str(&format!("{before}{what} {place}"));
+                before = ", ";
+            }
+        }
+        if before == ", " {
+            text.push(')');
+        }
+        text
+    }
+
     pub(crate) fn with_attempt(mut self, endpoint: &Arc<str>, attempt: u32) -> Self {
         self.0.origin.endpoint = Some(Arc::clone(endpoint));
         self.0.origin.attempt = attempt;
@@ -308,24 +373,9 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.code, self.0.message)?;
-        let origin = &self.0.origin;
-        if let Some(path) = &origin.path {
-            write!(f, " (method {path}")?;
-            if let Some(endpoint) = &origin.endpoint {
-                write!(f, ", endpoint {endpoint}")?;
-            }
-            if origin.attempt > 0 {
-                write!(f, ", attempt {}", origin.attempt)?;
-            }
-            f.write_str(")")?;
-        }
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        let mut text = self.without_causes();
+        causes::append(&mut text, self.cause());
+        f.write_str(&text)
     }
 }
 
@@ -343,14 +393,8 @@ impl fmt::Debug for Status {
     }
 }
 
-impl Error for Status {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0
-            .source
-            .as_ref()
-            .map(|source| &**source as &(dyn Error + 'static))
-    }
-}
+/// Its text has all causes; see [`Status::cause`].
+impl Error for Status {}
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use rpc_core::{Channel, Request, Status};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use crate::Ticker;
 use crate::orders::{FollowRequest, Order, OrdersClient};
 
 /// How many events a stream has.
@@ -55,6 +56,16 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether it ran out of time, and the machine stood still for a tenth of that or more: such a
+    /// failure says more of the machine than of the service.
+    #[must_use]
+    pub fn is_of_the_machine(&self, ticker: &Ticker) -> bool {
+        let late = self
+            .failure()
+            .is_some_and(|status| status.code() == rpc_core::Code::DeadlineExceeded);
+        late && ticker.stalled(self.scheduled, self.ended) >= self.latency() / 10
+    }
+
     /// Whether it was under way at some moment between these two.
     #[must_use]
     pub fn in_flight(&self, from: Instant, to: Instant) -> bool {

@@ -40,6 +40,32 @@ impl Ticker {
         }
     }
 
+    /// A ticker that has seen these stalls and looks no more.
+    #[must_use]
+    pub fn of(stalls: Vec<(Instant, Instant)>) -> Self {
+        let shared = Shared {
+            stalls: Mutex::new(stalls),
+            ended: AtomicBool::new(true),
+        };
+        Self {
+            shared: Arc::new(shared),
+            thread: None,
+        }
+    }
+
+    /// What is to be said of the machine between these two moments: nothing, or for how long it stood
+    /// still.
+    #[must_use]
+    pub fn remark(&self, from: Instant, to: Instant) -> Option<String> {
+        let stalled = self.stalled(from, to);
+        let all = to.saturating_duration_since(from);
+        (stalled > Duration::ZERO).then(|| {
+            format!(
+                "the machine stood still for {stalled:.1?} of {all:.1?}: what took its time then says little"
+            )
+        })
+    }
+
     /// The time between these two moments that the machine stood still.
     #[must_use]
     pub fn stalled(&self, from: Instant, to: Instant) -> Duration {
@@ -106,6 +132,18 @@ mod tests {
         assert_eq!(between(15, 40), 15);
         assert_eq!(between(20, 30), 0);
         assert_eq!(between(60, 100), 0);
+    }
+
+    #[test]
+    fn only_a_machine_that_stood_still_is_remarked_on() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let ticker = Ticker::of(vec![(at(10), at(260))]);
+        assert_eq!(ticker.remark(at(300), at(400)), None);
+        assert_eq!(
+            ticker.remark(at(0), at(2_000)).unwrap(),
+            "the machine stood still for 250.0ms of 2.0s: what took its time then says little"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One call from its first attempt to its end.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -377,7 +378,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
         let status = status.with_path(&self.head.path);
         match &self.endpoint {
             Some(endpoint) => status.with_attempt(endpoint.name(), self.attempts.made()),
-            None => status,
+            None => status.with_target(&self.core.target),
         }
     }
 
@@ -397,8 +398,13 @@ impl<C: Deref<Target = Core>> Plan<C> {
         if std::mem::replace(&mut self.reported, true) || self.core.observers.is_empty() {
             return;
         }
+        // What was made at run time may be made up by a peer.
+        let path = match &self.head.path {
+            Cow::Borrowed(path) => path,
+            Cow::Owned(_) => FinishedCall::OTHER,
+        };
         let call = FinishedCall::new(
-            &self.head.path,
+            path,
             status,
             self.started.elapsed(),
             self.endpoint.as_ref().map(|endpoint| &**endpoint.name()),

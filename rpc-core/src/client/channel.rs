@@ -89,7 +89,10 @@ impl Channel {
     /// # Cancel safety
     /// Cancel safe; the channel goes on connecting.
     pub async fn ready(&self) -> Result<(), Status> {
-        self.0.pick("", None, &[], false).await.map(|_| ())
+        let picked = self.0.pick("", None, &[], false).await;
+        picked
+            .map(drop)
+            .map_err(|status| status.with_target(&self.0.target))
     }
 
     /// Makes a unary call.

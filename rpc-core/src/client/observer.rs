@@ -8,7 +8,11 @@ use crate::{Code, Status};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FinishedCall<'a> {
-    /// The path of the method.
+    /// The path of the method, or [`OTHER`](Self::OTHER) for one that the program does not know: a
+    /// label of a metric must not be made up by a peer (gRFC A66).
+    ///
+    /// A server knows the methods of its services, and not what its fallback takes; a client knows
+    /// methods whose path is a constant.
     pub path: &'a str,
     /// How it ended.
     pub code: Code,
@@ -16,13 +20,17 @@ pub struct FinishedCall<'a> {
     pub status: Option<&'a Status>,
     /// From start to end, over all attempts.
     pub latency: Duration,
-    /// The endpoint of the last attempt on a client, the peer's address on a server.
+    /// The endpoint of the last attempt on a client; on a server the peer's address and port, which
+    /// are too many for a label.
     pub endpoint: Option<&'a str>,
     /// How many attempts were made; 1 on a server.
     pub attempts: u32,
 }
 
 impl<'a> FinishedCall<'a> {
+    /// Stands for all methods that the program does not know.
+    pub const OTHER: &'static str = "other";
+
     pub(crate) fn new(
         path: &'a str,
         status: Option<&'a Status>,

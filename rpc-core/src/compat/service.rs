@@ -306,13 +306,13 @@ impl Report {
             return;
         }
         let peer = self.service.peer.as_ref().map(ToString::to_string);
-        let call = FinishedCall::new(
-            &self.path,
-            status,
-            self.started.elapsed(),
-            peer.as_deref(),
-            1,
-        );
+        let is_known = self.service.router.has(&self.path);
+        let path = if is_known {
+            &self.path
+        } else {
+            FinishedCall::OTHER
+        };
+        let call = FinishedCall::new(path, status, self.started.elapsed(), peer.as_deref(), 1);
         for observer in &self.service.options.observers {
             observer.call_finished(&call);
         }

@@ -11,6 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::bound::BoundAddr;
 #[cfg(unix)]
 use super::socket_file::{self, SocketFile};
+use crate::causes;
 use crate::client::Address;
 use crate::request::PeerAddr;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -20,7 +21,7 @@ use crate::transport::connector::{Io, prepare};
 /// How many connections the system may hold for one socket until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Why a server could not be started.
+/// Why a server could not be started. `Display` tells it in one line, with every cause once.
 #[derive(Debug)]
 pub struct ServeError {
     pub(super) address: String,
@@ -29,6 +30,12 @@ pub struct ServeError {
 }
 
 impl ServeError {
+    /// The error that is behind it, such as an [`io::Error`] of the kind `AddrInUse`.
+    #[must_use]
+    pub fn cause(&self) -> &(dyn std::error::Error + 'static) {
+        &*self.source
+    }
+
     /// What was said to a builder cannot all be done.
     pub(crate) fn contradiction(what: impl fmt::Display) -> Self {
         Self {
@@ -41,15 +48,14 @@ impl ServeError {
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} failed: {}", self.what, self.address, self.source)
+        let mut text = format!("{} {} failed", self.what, self.address);
+        causes::append(&mut text, Some(self.cause()));
+        f.write_str(&text)
     }
 }
 
-impl std::error::Error for ServeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.source)
-    }
-}
+/// Its text has all causes; see [`ServeError::cause`].
+impl std::error::Error for ServeError {}
 
 pub(crate) enum Listener {
     Tcp(TcpListener),

@@ -285,6 +285,73 @@ async fn a_channel_in_process_has_the_settings_of_a_server_and_of_a_channel() {
     );
 }
 
+/// A peer can make up as many paths as it likes, and a proxy repeats them.
+#[tokio::test]
+async fn observers_see_only_methods_that_the_program_knows() {
+    let (theirs, ours) = (Seen::default(), Seen::default());
+    for fallback in [false, true] {
+        let mut router = Router::new().add_service(a());
+        if fallback {
+            router = router.fallback(|call| async move {
+                call.responses.finish(Err(Status::aborted("fallback")))
+            });
+        }
+        let server = Server::builder().router(router).observer(theirs.clone());
+        let channel = Channel::builder()
+            .observer(ours.clone())
+            .in_process(server)
+            .unwrap();
+        for number in 0..3 {
+            for path in [
+                format!("/it.A/Made{number}"),
+                format!("/it.Up{number}/Echo"),
+            ] {
+                let kind = rpc_core::MethodKind::Unary;
+                let method = Method::dynamic(path, kind, Codec::raw(), Codec::raw());
+                channel
+                    .unary(&method, Request::new(Bytes::new()))
+                    .await
+                    .unwrap_err();
+            }
+        }
+        channel.unary(&A, Request::new(Bytes::new())).await.unwrap();
+        for seen in [&theirs, &ours] {
+            let paths = std::mem::take(&mut *seen.0.lock().unwrap());
+            let code = if fallback { "ABORTED" } else { "UNIMPLEMENTED" };
+            let mut expected = vec![format!("other {code}"); 6];
+            expected.push("/it.A/Echo OK".to_owned());
+            assert_eq!(paths, expected);
+        }
+    }
+    let mut service = Server::builder()
+        .observer(theirs.clone())
+        .into_router_service()
+        .unwrap();
+    assert_eq!(mounted(&mut service, 1).await, "12");
+    assert_eq!(*theirs.0.lock().unwrap(), ["other UNIMPLEMENTED"]);
+}
+
+#[tokio::test]
+async fn a_name_without_endpoints_and_what_cannot_be_reached_are_named() {
+    let nobody = rpc_core::client::StaticResolver::new(Vec::new());
+    let channel = Channel::builder()
+        .resolver(Box::new(nobody), "dns:///nobody")
+        .unwrap();
+    let status = channel
+        .unary(&A, Request::new(Bytes::new()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        status.to_string(),
+        "UNAVAILABLE: the name resolves to no endpoint (method /it.A/Echo, target dns:///nobody)"
+    );
+    let status = channel.ready().await.unwrap_err();
+    assert_eq!(
+        status.to_string(),
+        "UNAVAILABLE: the name resolves to no endpoint (target dns:///nobody)"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_channel_in_process_has_the_timeout_of_a_channel() {
     let waits = Service::new("it.A").unary(&A, &Arc::new(()), |_, _: Request<Bytes>| {

@@ -96,6 +96,13 @@ async fn run(fleet: &mut Fleet, kills: u32, rate: u32, seed: u64) -> Outcome<Run
     })
 }
 
+/// What is to be said of the machine while the load went on.
+fn remark(records: &[Record], ticker: &Ticker) -> Option<String> {
+    let from = records.iter().map(|record| record.scheduled).min()?;
+    let to = records.iter().map(|record| record.ended).max()?;
+    ticker.remark(from, to)
+}
+
 /// What all servers wrote of each id.
 fn written(ledgers: Vec<Vec<Line>>) -> HashMap<u64, Vec<Act>> {
     let mut written: HashMap<u64, Vec<Act>> = HashMap::new();
@@ -157,9 +164,9 @@ fn judge(run: &Run, written: &HashMap<u64, Vec<Act>>) -> Outcome<Promises> {
             .filter(move |record| record.kind == kind && record.failure().is_some())
     };
     let count = |kind| records.iter().filter(|record| record.kind == kind).count();
-    let unexcused: Vec<_> = failed(Kind::Look)
+    let (late, unexcused): (Vec<_>, Vec<_>) = failed(Kind::Look)
         .chain(failed(Kind::Place).filter(|record| !excused.contains(&record.id)))
-        .collect();
+        .partition(|record| record.is_of_the_machine(ticker));
     let acknowledged = records.iter().filter(|record| record.failure().is_none());
     let lost = acknowledged
         .clone()
@@ -179,6 +186,15 @@ fn judge(run: &Run, written: &HashMap<u64, Vec<Act>>) -> Outcome<Promises> {
         .max()
         .unwrap_or_default();
     println!();
+    if let Some(remark) = remark(records, ticker) {
+        println!("        {remark}");
+    }
+    if !late.is_empty() {
+        println!(
+            "        calls that ran out of time meanwhile, counted apart: {}",
+            late.len()
+        );
+    }
     promises.keep(
         unexcused.is_empty(),
         format!(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rpc_testkit::Ticker;
 use rpc_testkit::load::{Kind, Outcome, Record};
 use rpc_testkit::promises::Promises;
 
@@ -28,6 +29,7 @@ impl Share {
 #[derive(Debug)]
 pub(crate) struct Tally {
     start: Instant,
+    ticker: Ticker,
     /// Since the last look, by endpoint.
     pub(crate) shares: BTreeMap<String, Share>,
     kills: Vec<(Instant, Instant)>,
@@ -43,10 +45,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(ticker: Ticker) -> Self {
         let start = Instant::now();
         Self {
             start,
+            ticker,
             shares: BTreeMap::new(),
             kills: Vec::new(),
             scheduled: 0,
@@ -108,7 +111,13 @@ impl Tally {
             .iter()
             .filter(|(from, to, _)| at_a_kill(*from, *to));
         let interrupted = in_flight.clone().filter(|(_, _, failed)| *failed).count();
-        let failed = self.failures.len() - interrupted;
+        let excused = |record: &Record| {
+            record.kind == Kind::Place && at_a_kill(record.scheduled, record.ended)
+        };
+        let failures = self.failures.iter().filter(|record| !excused(record));
+        let (late, failures): (Vec<_>, Vec<_>) =
+            failures.partition(|record| record.is_of_the_machine(&self.ticker));
+        let (late, failed) = (late.len(), failures.len());
         println!(
             "scheduled {}  ok {}  resumed {}  retried {}  failed {failed}  longest gap {:.0?}",
             self.scheduled, self.ok, self.resumed, self.retried, self.longest_gap
@@ -117,11 +126,16 @@ impl Tally {
             "not repeatable and in flight at a SIGKILL: {}, of which failed: {interrupted}",
             in_flight.count()
         );
-        let excused = |record: &Record| {
-            record.kind == Kind::Place && at_a_kill(record.scheduled, record.ended)
-        };
-        let failures = self.failures.iter().filter(|record| !excused(record));
+        if let Some(remark) = self.ticker.remark(self.start, Instant::now()) {
+            println!("{remark}");
+        }
+        if late > 0 {
+            println!(
+                "calls that ran out of time while the machine stood still, counted apart: {late}; run it again on a machine that is less busy"
+            );
+        }
         for (record, status) in failures
+            .iter()
             .filter_map(|record| Some((record, record.failure()?)))
             .take(5)
         {
@@ -130,9 +144,42 @@ impl Tally {
         }
         let mut promises = Promises::default();
         promises.keep(
-            self.scheduled == self.ok + self.resumed + interrupted as u64,
-            "every call that was scheduled ended well, but for those in flight at the SIGKILL that must not be repeated",
+            self.scheduled == self.ok + self.resumed + (interrupted + late) as u64,
+            "every call that was scheduled ended well, but for those in flight at the SIGKILL that must not be repeated, and those that the machine stood still for",
         );
         promises
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rpc_core::Status;
+
+    #[test]
+    fn what_the_machine_stood_still_for_is_counted_apart() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let failed = |status: Status| Record {
+            id: 1,
+            kind: Kind::Look,
+            scheduled: at(100),
+            ended: at(600),
+            endpoint: None,
+            attempts: 1,
+            outcome: Outcome::Failed(status),
+        };
+        let judged = |stall: (u64, u64), status: Status| {
+            let ticker = Ticker::of(vec![(at(stall.0), at(stall.1))]);
+            let mut tally = Tally::new(ticker);
+            tally.record(failed(status));
+            tally.judge().are_kept()
+        };
+        let late = || Status::deadline_exceeded("late");
+        assert!(judged((200, 300), late()));
+        // Too short a stall, one before the call, and what no stall explains.
+        assert!(!judged((200, 210), late()));
+        assert!(!judged((0, 100), late()));
+        assert!(!judged((200, 300), Status::data_loss("gone")));
     }
 }

@@ -21,9 +21,14 @@ impl Report {
         if shared.served.options.observers.is_empty() {
             return None;
         }
+        let path = if shared.served.router.has(path) {
+            Arc::clone(path)
+        } else {
+            FinishedCall::OTHER.into()
+        };
         Some(Box::new(Self {
             shared: Arc::clone(shared),
-            path: Arc::clone(path),
+            path,
             started: Instant::now(),
             told: false,
         }))
