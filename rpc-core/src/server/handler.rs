@@ -156,6 +156,17 @@ pub(crate) async fn guarded<T>(
     outcome.map_err(|panic| panicked(path, &*panic))
 }
 
+/// Takes a step of a handler; its panic is a failure of its method.
+pub(crate) fn step<T>(
+    path: &str,
+    poll: impl FnOnce() -> Poll<Result<T, Status>>,
+) -> Poll<Result<T, Status>> {
+    match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+        Ok(polled) => polled,
+        Err(panic) => Poll::Ready(Err(panicked(path, &*panic))),
+    }
+}
+
 /// The status of a call whose handler has panicked.
 pub(crate) fn panicked(path: &str, panic: &(dyn std::any::Any + Send)) -> Status {
     let message = panic

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio::task::futures::TaskLocalFuture;
 
-use super::handler::{IncomingCall, Single, panicked};
+use super::handler::{IncomingCall, Single, panicked, step};
 use super::pace::Pace;
 use super::router::Head;
 use crate::codec::Codec;
@@ -174,6 +174,7 @@ where
                     place,
                     head,
                     response: self.response,
+                    path,
                 }))
             }
             Err(panic) => {
@@ -189,6 +190,7 @@ struct Moved<Fut, R> {
     place: Pin<Box<Option<Scoped<Fut>>>>,
     head: Option<Head>,
     response: Codec<R>,
+    path: Arc<str>,
 }
 
 impl<Fut, R> Future for Moved<Fut, R>
@@ -198,17 +200,24 @@ where
     type Output = Result<Single, Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let Some(future) = this.place.as_mut().as_pin_mut() else {
-            return Poll::Pending;
-        };
-        let Poll::Ready(outcome) = future.poll(cx) else {
-            return Poll::Pending;
-        };
-        this.place.as_mut().set(None);
-        let Some(head) = this.head.take() else {
-            return Poll::Pending;
-        };
-        Poll::Ready(outcome.and_then(|answer| head.single(answer, this.response.encoder)))
+        let Self {
+            place,
+            head,
+            response,
+            path,
+        } = self.get_mut();
+        step(path, || {
+            let Some(future) = place.as_mut().as_pin_mut() else {
+                return Poll::Pending;
+            };
+            let Poll::Ready(outcome) = future.poll(cx) else {
+                return Poll::Pending;
+            };
+            place.as_mut().set(None);
+            let Some(head) = head.take() else {
+                return Poll::Pending;
+            };
+            Poll::Ready(outcome.and_then(|answer| head.single(answer, response.encoder)))
+        })
     }
 }

@@ -24,6 +24,7 @@ mod heavy;
 mod http1;
 mod interceptors;
 mod lifecycle;
+mod panics;
 mod paths;
 mod pieces;
 mod scripted;

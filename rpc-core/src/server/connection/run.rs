@@ -75,6 +75,7 @@ impl Batch {
                     let timed = Timed {
                         future: handler.start(call, message),
                         handler: Arc::clone(handler),
+                        path: Arc::clone(&route.path),
                         // A heavy message is not decoded in the first poll, so that says nothing.
                         first: !heavy,
                     };

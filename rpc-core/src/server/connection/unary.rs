@@ -12,7 +12,7 @@ use super::Shared;
 use super::calls::{Call, Inbox, Stage, State};
 use super::halves::Hold;
 use super::report::Report;
-use crate::server::handler::{CatchPanic, IncomingCall, Single, panicked};
+use crate::server::handler::{CatchPanic, IncomingCall, Single, panicked, step};
 use crate::server::load::{Admission, Held};
 use crate::server::slot::UnaryHandler;
 use crate::stream::unpack;
@@ -72,21 +72,28 @@ pub(super) fn go_on(
 
 /// A call as a task, whose first poll says how fast its method is.
 pub(super) struct Timed<T> {
-    pub(super) future: BoxFuture<'static, T>,
+    pub(super) future: BoxFuture<'static, Result<T, Status>>,
     pub(super) handler: Arc<dyn UnaryHandler>,
+    pub(super) path: Arc<str>,
     pub(super) first: bool,
 }
 
 impl<T> Future for Timed<T> {
-    type Output = T;
+    type Output = Result<T, Status>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if !std::mem::replace(&mut self.first, false) {
-            return self.future.as_mut().poll(cx);
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self {
+            future,
+            handler,
+            path,
+            first,
+        } = self.get_mut();
+        if !std::mem::replace(first, false) {
+            return step(path, || future.as_mut().poll(cx));
         }
         let start = Instant::now();
-        let polled = self.future.as_mut().poll(cx);
-        self.handler.pace().polled(start.elapsed());
+        let polled = step(path, || future.as_mut().poll(cx));
+        handler.pace().polled(start.elapsed());
         polled
     }
 }
@@ -98,7 +105,15 @@ pub(super) async fn unpack_and_start(
     unpacking: Box<Unpacking>,
 ) -> Result<Single, Status> {
     let message = unpack(unpacking).await?;
-    handler.start(call, message).await
+    let path = Arc::clone(&call.path);
+    let timed = Timed {
+        future: handler.start(call, message),
+        handler,
+        path,
+        // Decompressing has told nothing of the handler.
+        first: false,
+    };
+    timed.await
 }
 
 /// The one message of a unary request.
