@@ -25,7 +25,7 @@ mod streams;
 mod validate;
 
 pub use config::{Config, Keepalive, Limits, PingPolicy, Rate, Role};
-pub use connection::{Connection, Event, Payload, ResetCause, Unsent};
+pub use connection::{Connection, Event, GoAway, Payload, ResetCause, Unsent};
 pub use error::{ConnectionError, ErrorCode};
 pub use fields::Fields;
 pub use output::Output;

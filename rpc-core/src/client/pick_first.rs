@@ -71,7 +71,10 @@ fn failure(candidates: &[Candidate]) -> Status {
         .find_map(|candidate| candidate.last_error.clone());
     let status = Status::unavailable(message);
     match cause {
-        Some(cause) => status.with_source(cause),
+        Some(cause) => {
+            let message = format!("{}: {}", status.message(), cause.message());
+            Status::unavailable(message).with_source(cause)
+        }
         None => status,
     }
 }

@@ -240,10 +240,11 @@ impl Runner {
         if since.elapsed() >= LONG_LIVED || connection.has_answered() || !*self.wants.borrow() {
             return None;
         }
-        Some(Status::unavailable(format!(
-            "{} closed the connection at once",
-            self.subchannel.name()
-        )))
+        let name = self.subchannel.name();
+        Some(Status::unavailable(match connection.why_unusable() {
+            Some(why) => format!("{name} closed the connection at once: {why}"),
+            None => format!("{name} closed the connection at once"),
+        }))
     }
 
     fn report(&self, state: ConnectivityState, error: Option<Status>) {

@@ -151,7 +151,8 @@ impl StreamError {
                 format!("the peer reset the stream with {code}"),
             ),
             Self::Lost(cause) => {
-                Status::unavailable("the connection was lost during the call").with_source(cause)
+                Status::unavailable(format!("the connection was lost during the call: {cause}"))
+                    .with_source(cause)
             }
             Self::Violation(what) => {
                 Status::internal(format!("the peer broke the protocol: {what}"))

@@ -85,7 +85,7 @@ impl Dialer {
 
     async fn open(&self, address: &Address) -> Result<Connection, Status> {
         let failed = |what: &str, error: std::io::Error| {
-            Status::unavailable(format!("{what} {address} failed")).with_source(error)
+            Status::unavailable(format!("{what} {address} failed: {error}")).with_source(error)
         };
         let io = self
             .connector

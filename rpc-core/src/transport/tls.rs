@@ -1,5 +1,6 @@
 //! TLS by rustls, with ALPN `h2`, on both sides.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::connector::Io;
+use super::sniff::{self, Begins};
 
 const ALPN: &[u8] = b"h2";
 
@@ -18,8 +20,51 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
+/// A PEM text without the byte-order marks that some editors put before it, and that are in the middle
+/// of files put together.
+fn without_marks(pem: &[u8]) -> Cow<'_, [u8]> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if !pem.windows(MARK.len()).any(|octets| octets == MARK) {
+        return pem.into();
+    }
+    let mut rest = pem;
+    let mut text = Vec::with_capacity(pem.len());
+    while let Some((first, others)) = rest.split_first() {
+        rest = match rest.strip_prefix(MARK) {
+            Some(behind) => behind,
+            None => {
+                text.push(*first);
+                others
+            }
+        };
+    }
+    text.into()
+}
+
+/// Collects roots. One that cannot be used trusts nobody, and is no reason to trust none of the others:
+/// it is logged and left out, as OpenSSL and Go do.
+fn roots<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    certificates: impl IntoIterator<Item = Result<CertificateDer<'static>, E>>,
+) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let mut failure = None;
+    for (place, certificate) in (1..).zip(certificates) {
+        let added = certificate
+            .map_err(invalid)
+            .and_then(|certificate| roots.add(certificate).map_err(invalid));
+        if let Err(error) = added {
+            tracing::warn!(place, %error, "a root certificate cannot be used and is left out");
+            failure.get_or_insert_with(|| invalid(format!("root certificate {place}: {error}")));
+        }
+    }
+    match failure {
+        Some(failure) if roots.is_empty() => Err(failure),
+        _ => Ok(roots),
+    }
+}
+
 fn certificates(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&without_marks(pem))
         .collect::<Result<_, _>>()
         .map_err(invalid)?;
     if certificates.is_empty() {
@@ -47,9 +92,9 @@ impl ClientTls {
     /// # Errors
     /// When the system has none that can be read.
     pub fn system_roots() -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
         let loaded = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(loaded.certs);
+        let certificates = loaded.certs.into_iter().map(Ok::<_, io::Error>);
+        let roots = roots(certificates)?;
         if roots.is_empty() {
             return Err(loaded
                 .errors
@@ -60,14 +105,15 @@ impl ClientTls {
         Self::from_roots(roots)
     }
 
-    /// Trusts the certificates of a PEM text only.
+    /// Trusts the certificates of a PEM text only. One that cannot be used is logged and left out.
     ///
     /// # Errors
-    /// When the text holds no certificate.
+    /// When the text holds no certificate that can be used.
     pub fn from_root_pem(pem: impl AsRef<[u8]>) -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(pem.as_ref())? {
-            roots.add(certificate).map_err(invalid)?;
+        let pem = without_marks(pem.as_ref());
+        let roots = roots(CertificateDer::pem_slice_iter(&pem))?;
+        if roots.is_empty() {
+            return Err(invalid("there is no certificate in the PEM text"));
         }
         Self::from_roots(roots)
     }
@@ -103,13 +149,25 @@ impl ClientTls {
     pub(crate) async fn connect(&self, host: &str, io: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
         let host = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(invalid)?;
-        let stream = TlsConnector::from(Arc::clone(&self.config))
-            .connect(name, io)
-            .await?;
+        let connecting =
+            TlsConnector::from(Arc::clone(&self.config)).connect(name, Begins::new(io));
+        let mut stream = match connecting.into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, io)) => return Err(explained(error, sniff::not_tls(io.first()))),
+        };
+        stream.get_mut().0.forget();
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(invalid("the server did not agree on HTTP/2 by ALPN"));
         }
         Ok(Box::new(stream))
+    }
+}
+
+/// Why a handshake failed, and what the peer spoke instead.
+fn explained(error: io::Error, spoken: Option<String>) -> io::Error {
+    match spoken {
+        Some(spoken) => io::Error::new(error.kind(), format!("{spoken} ({error})")),
+        None => error,
     }
 }
 
@@ -130,7 +188,8 @@ impl ServerTls {
     /// When one of them is missing or they do not fit together.
     pub fn from_pem(chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> io::Result<Self> {
         let chain = certificates(chain.as_ref())?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_ref()).map_err(invalid)?;
+        let key = without_marks(key.as_ref());
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(invalid)?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(invalid)?
@@ -154,6 +213,66 @@ impl ServerTls {
         &self,
         io: Box<dyn Io>,
     ) -> Result<Box<dyn Io>, (io::Error, Box<dyn Io>)> {
-        Ok(Box::new(self.0.accept(io).into_fallible().await?))
+        match self.0.accept(Begins::new(io)).into_fallible().await {
+            Ok(mut stream) => {
+                stream.get_mut().0.forget();
+                Ok(Box::new(stream))
+            }
+            Err((error, io)) => {
+                let spoken = sniff::client_without_tls(io.first());
+                Err((explained(error, spoken), io.io))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem() -> String {
+        let names = ["localhost".to_owned()];
+        rcgen::generate_simple_self_signed(names)
+            .unwrap()
+            .cert
+            .pem()
+    }
+
+    #[test]
+    fn byte_order_marks_are_no_part_of_a_pem_text() {
+        let mark = "\u{feff}";
+        let text = format!("{mark}{}{mark}{}", pem(), pem());
+        assert_eq!(certificates(text.as_bytes()).unwrap().len(), 2);
+        assert_eq!(
+            &*without_marks(text.as_bytes()),
+            text.replace(mark, "").as_bytes()
+        );
+        assert!(ClientTls::from_root_pem(&text).is_ok());
+        let names = ["localhost".to_owned()];
+        let key = rcgen::generate_simple_self_signed(names).unwrap();
+        let chain = format!("{mark}{}", key.cert.pem());
+        let secret = format!("{mark}{}", key.signing_key.serialize_pem());
+        assert!(ServerTls::from_pem(chain, secret).is_ok());
+    }
+
+    #[test]
+    fn one_bad_root_leaves_the_others() {
+        const NO_CERTIFICATE: &str =
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        const NO_BASE64: &str = "-----BEGIN CERTIFICATE-----\n****\n-----END CERTIFICATE-----\n";
+        const CUT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n";
+        let trusted = |pem: &str| {
+            let pem = without_marks(pem.as_bytes());
+            roots(CertificateDer::pem_slice_iter(&pem)).map(|roots| roots.len())
+        };
+        for bad in [NO_CERTIFICATE, NO_BASE64] {
+            assert_eq!(trusted(&[&pem(), bad, &pem()].concat()).unwrap(), 2);
+            let error = ClientTls::from_root_pem(bad).unwrap_err();
+            assert!(error.to_string().contains("root certificate 1"), "{error}");
+        }
+        assert_eq!(trusted(&[&pem(), CUT].concat()).unwrap(), 1);
+        assert!(ClientTls::from_root_pem("").is_err());
+        // A server's own chain has to be right.
+        assert!(certificates([&pem(), NO_BASE64].concat().as_bytes()).is_err());
     }
 }

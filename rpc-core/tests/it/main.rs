@@ -33,3 +33,4 @@ mod streams;
 mod stuck;
 mod unread;
 mod unsent;
+mod what_answered;

@@ -1,6 +1,7 @@
 //! One HTTP/2 connection as a state machine: octets in, events out; calls in, octets out.
 
 mod data;
+mod goaway;
 mod heads;
 mod ignored;
 mod keepalive;
@@ -24,6 +25,7 @@ use crate::output::Output;
 use crate::rate::{Clock, RateCounter, TokenBucket};
 use crate::streams::{End, StreamKey, Streams};
 
+pub use goaway::GoAway;
 use ignored::Ignored;
 use keepalive::Watch;
 use lifetime::Lifetime;
@@ -200,6 +202,8 @@ pub struct Connection {
     drain: Drain,
     /// The last stream that the peer said it would look at.
     peer_last: Option<u32>,
+    /// What the peer's GOAWAY says.
+    goaway: Option<Box<GoAway>>,
     unsent_answers: u32,
     empty_data: u32,
     /// What has gone either way, by the bits of [`keepalive::went`].
@@ -262,6 +266,7 @@ impl Connection {
             left_behind: 0,
             drain: Drain::No,
             peer_last: None,
+            goaway: None,
             unsent_answers: 0,
             empty_data: 0,
             went: 0,
@@ -288,6 +293,12 @@ impl Connection {
     #[must_use]
     pub fn error(&self) -> Option<ConnectionError> {
         self.error
+    }
+
+    /// Why the peer takes no more streams, once it has said so.
+    #[must_use]
+    pub fn peer_goaway(&self) -> Option<&GoAway> {
+        self.goaway.as_deref()
     }
 
     /// Whether streams can still be opened, now or later.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::keepalive::went;
-use super::{Arriving, Connection, Event, Notice, PartialBlock, ResetCause, timers};
+use super::{Arriving, Connection, Event, GoAway, Notice, PartialBlock, ResetCause, timers};
 use crate::config::Role;
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, flag, kind};
@@ -472,6 +472,10 @@ impl Connection {
         self.peer_last = Some(last);
         self.watch.too_many |=
             code == ErrorCode::ENHANCE_YOUR_CALM && debug == timers::TOO_MANY_PINGS.as_bytes();
+        // The last one counts, but what announces a graceful end need not say why.
+        if self.goaway.is_none() || code != ErrorCode::NO_ERROR || !debug.is_empty() {
+            self.goaway = Some(Box::new(GoAway::new(code, debug)));
+        }
         self.notices.push_back(Notice::GoAway(code));
         if self.role == Role::Client {
             self.refuse_above(last);

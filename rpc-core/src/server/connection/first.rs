@@ -18,7 +18,8 @@ const ENOUGH: usize = 4;
 pub(super) enum First {
     Http2(Vec<u8>),
     Http1(Vec<u8>),
-    Other,
+    /// Neither, or nothing at all.
+    Other(Vec<u8>),
 }
 
 /// Reads as little as it takes to know.
@@ -29,14 +30,14 @@ pub(super) async fn read(io: &mut Box<dyn Io>) -> io::Result<First> {
         let room = space.get_mut(bytes.len()..).unwrap_or_default();
         let count = io.read(room).await?;
         if count == 0 {
-            return Ok(First::Other);
+            return Ok(First::Other(bytes));
         }
         bytes.extend_from_slice(room.get(..count).unwrap_or_default());
         if let Some(first) = decide(&bytes) {
             return Ok(match first {
                 First::Http2(_) => First::Http2(bytes),
                 First::Http1(_) => First::Http1(bytes),
-                First::Other => First::Other,
+                First::Other(_) => First::Other(bytes),
             });
         }
     }
@@ -52,7 +53,7 @@ fn decide(bytes: &[u8]) -> Option<First> {
         .take_while(|byte| **byte != b' ')
         .all(|byte| byte.is_ascii_uppercase() || *byte == b'-');
     if !is_method || bytes.first() == Some(&b' ') {
-        return Some(First::Other);
+        return Some(First::Other(Vec::new()));
     }
     (bytes.len() >= ENOUGH).then_some(First::Http1(Vec::new()))
 }
@@ -111,7 +112,7 @@ mod tests {
         decide(bytes).map(|first| match first {
             First::Http2(_) => "2",
             First::Http1(_) => "1.1",
-            First::Other => "other",
+            First::Other(_) => "other",
         })
     }
 

@@ -27,6 +27,7 @@ use crate::compat::RouterService;
 use crate::request::{Peer, PeerAddr};
 use crate::transport::connector::Io;
 use crate::transport::http2::socket::{self, Wire};
+use crate::transport::sniff;
 use calls::State;
 use driver::{Driver, Last};
 use first::{Begun, First};
@@ -86,8 +87,9 @@ impl Served {
                     RouterService::of_server(router.clone(), options, load, peer, &shutdown);
                 service.serve_http1(Begun::new(bytes, io), shutdown).await;
             }
-            Ok(Ok(First::Other)) => {
-                tracing::debug!(%peer, "a connection speaks neither HTTP/2 nor HTTP/1.1");
+            Ok(Ok(First::Other(bytes))) => {
+                let why = sniff::client_unknown(&bytes);
+                tracing::debug!(%peer, why, "a connection was closed");
                 // What it speaks it may not understand; the end it will.
                 self.close(io).await;
             }

@@ -238,6 +238,13 @@ impl Connection {
         self.shared.lock().answered
     }
 
+    /// Why no new calls can be opened, as far as that is known.
+    pub(crate) fn why_unusable(&self) -> Option<String> {
+        let state = self.shared.lock();
+        let lost = state.lost.as_ref().map(|lost| lost.text.clone());
+        lost.or_else(|| state.machine.peer_goaway().map(ToString::to_string))
+    }
+
     /// Waits until no new calls can be opened, because of a GOAWAY or because the connection broke.
     pub(crate) async fn unusable(&self) {
         let mut usable = self.usable.clone();
@@ -595,7 +602,14 @@ impl State {
 
     /// The connection is over: so are all calls.
     pub(super) fn on_lost(&mut self, lost: Lost) -> Vec<Waker> {
-        let lost = Arc::clone(self.lost.get_or_insert_with(|| Arc::new(lost)));
+        let goaway = self.machine.peer_goaway();
+        let lost = Arc::clone(self.lost.get_or_insert_with(|| {
+            let Lost { kind, mut text } = lost;
+            if let Some(goaway) = goaway {
+                text = format!("{text}; {goaway}");
+            }
+            Arc::new(Lost { kind, text })
+        }));
         let mut wakers = Vec::new();
         let now = Instant::now().into_std();
         for call in self.calls.iter_mut().flatten() {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::busy_poll::BusyPoll;
 use super::client::{Lost, Shared, State, understand, understand_trailers};
 use super::socket::{self, Wire};
+use crate::transport::sniff;
 use crate::transport::stream::StreamError;
 
 /// How many reads there are before others have their turn.
@@ -145,7 +146,14 @@ impl Driver {
             let shared = &self.shared;
             let wakers = &mut self.wakers;
             let polled = socket::poll_read(&mut *wire.io, &mut wire.carried, cx, |input| {
-                receive(&mut shared.lock(), input, wakers)
+                let (mut state, whole) = (shared.lock(), *input);
+                receive(&mut state, input, wakers).map_err(|error| {
+                    let other = match state.machine.is_ready() {
+                        true => None,
+                        false => sniff::not_http2(sniff::first(whole)),
+                    };
+                    other.unwrap_or_else(|| format!("the peer broke the protocol: {error}"))
+                })
             });
             match polled {
                 Poll::Pending => return Ok(reads),
@@ -158,18 +166,21 @@ impl Driver {
                 Poll::Ready(Ok((_, Err(error)))) => {
                     return Err(Lost {
                         kind: io::ErrorKind::InvalidData,
-                        text: format!("the peer broke the protocol: {error}"),
+                        text: error,
                     });
                 }
                 Poll::Ready(Ok((0, Ok(())))) => {
                     let ready = self.shared.lock().machine.is_ready();
+                    let text = match ready {
+                        true => "the peer closed the connection".to_owned(),
+                        // It may have said less than the header of a frame.
+                        false => sniff::not_http2(wire.carried.octets()).unwrap_or_else(|| {
+                            "the peer closed the connection before it had answered as an HTTP/2 server".to_owned()
+                        }),
+                    };
                     return Err(Lost {
                         kind: io::ErrorKind::ConnectionAborted,
-                        text: if ready {
-                            "the peer closed the connection".to_owned()
-                        } else {
-                            "the peer closed the connection before it had answered as an HTTP/2 server".to_owned()
-                        },
+                        text,
                     });
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -357,12 +368,14 @@ fn reset(
 ) {
     let error = match cause {
         ResetCause::Peer => StreamError::Reset(code),
-        ResetCause::Refused => StreamError::Refused(
-            "the server did not process the call: it is going away or has too many".to_owned(),
-        ),
-        ResetCause::Unsent => {
-            StreamError::Unsent("the server is going away and takes no more calls".to_owned())
-        }
+        ResetCause::Refused => StreamError::Refused(match state.machine.peer_goaway() {
+            Some(goaway) => format!("the server did not process the call: {goaway}"),
+            None => "the server did not process the call: it has too many".to_owned(),
+        }),
+        ResetCause::Unsent => StreamError::Unsent(match state.machine.peer_goaway() {
+            Some(goaway) => format!("the call was not sent: {goaway}"),
+            None => "the server is going away and takes no more calls".to_owned(),
+        }),
         ResetCause::Violation(reason) => StreamError::Violation(reason),
     };
     wakers.extend(state.on_broken(stream, error, now).into_iter().flatten());

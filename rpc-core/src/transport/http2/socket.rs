@@ -27,6 +27,12 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Carried(Vec<u8>);
 
+impl Carried {
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The byte stream of a connection and what is under way on it.
 pub(crate) struct Wire {
     pub(crate) io: Box<dyn Io>,
