@@ -109,10 +109,10 @@ func call(arguments []string) error {
 		}
 		return nil
 	})
-	report("metadata with white space and octets above 0x7F", func() error {
+	report("metadata with white space at its ends", func() error {
 		ctx, cancel := within(20 * time.Second)
 		defer cancel()
-		for _, value := range []string{" padded ", "\ttab\t", "gr\xc3\xbc\xc3\x9fe"} {
+		for _, value := range []string{" padded ", " ", ""} {
 			sent := metadata.AppendToOutgoingContext(ctx, "x-value", value, "x-other", "1")
 			var heads metadata.MD
 			if _, err := c.unary(sent, "MetadataEcho", newRecord(), grpc.Header(&heads)); err != nil {
