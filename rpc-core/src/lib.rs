@@ -30,6 +30,7 @@ pub use server::{SendStream, Server};
 pub use status::{Code, Status};
 pub use stream::RecvStream;
 pub use transport::connector::{Connector, Io, SocketConnector};
+pub use transport::keepalive::Keepalive;
 #[cfg(feature = "tls")]
 pub use transport::tls::{ClientTls, ServerTls};
 pub use wire::compression::Encoding;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -20,6 +21,7 @@ use super::random::Random;
 use super::resolver::{Resolver, StaticResolver};
 use crate::Status;
 use crate::transport::connector::{Connector, SocketConnector};
+use crate::transport::keepalive::Keepalive;
 use crate::transport::target::{Dialer, Target};
 #[cfg(feature = "tls")]
 use crate::transport::tls::ClientTls;
@@ -55,6 +57,9 @@ pub struct ChannelBuilder {
     connector: Option<Arc<dyn Connector>>,
     authority: Option<String>,
     seed: Option<u64>,
+    keepalive: Option<Keepalive>,
+    /// What was set, if it was.
+    user_timeout: Option<Option<Duration>>,
     /// What was given twice and can be there once.
     twice: Option<&'static str>,
 }
@@ -81,6 +86,8 @@ impl ChannelBuilder {
             connector: None,
             authority: None,
             seed: None,
+            keepalive: Some(Keepalive::default()),
+            user_timeout: None,
             twice: None,
         }
     }
@@ -120,6 +127,23 @@ impl ChannelBuilder {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How it is found out that a server is gone; as [`Keepalive::default`], and `None` for not at all.
+    #[must_use]
+    pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
+        self.keepalive = keepalive.into();
+        self
+    }
+
+    /// How long a server may leave data unacknowledged, or its window shut, until the system gives its
+    /// connection up (`TCP_USER_TIMEOUT`, gRFC A18; on Linux); by default as long as keepalive waits for
+    /// an answer, and for ever without keepalive. Of sockets that a [connector](Self::connector) opens
+    /// that is for the connector to set.
+    #[must_use]
+    pub fn tcp_user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = Some(timeout.into());
         self
     }
 
@@ -251,12 +275,18 @@ impl ChannelBuilder {
             )));
         }
         let dialer = Dialer {
-            connector: self.connector.unwrap_or_else(|| Arc::new(SocketConnector)),
+            connector: self.connector.unwrap_or_else(|| {
+                let of_keepalive = self.keepalive.map(Keepalive::user_timeout);
+                let timeout = self.user_timeout.unwrap_or(of_keepalive);
+                Arc::new(SocketConnector::default().tcp_user_timeout(timeout))
+            }),
             #[cfg(feature = "tls")]
             tls,
             authority: self.authority,
             connect_timeout: self.connect_timeout,
             receive_limit: self.receive_limit,
+            keepalive: self.keepalive,
+            too_often: AtomicU32::new(0),
         };
         let random = Arc::new(Random::new(self.seed.unwrap_or_else(|| fastrand::u64(..))));
         let published = Arc::new(Published::new());

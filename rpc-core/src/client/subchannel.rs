@@ -235,6 +235,10 @@ impl Runner {
             () = gone(self.wants.clone()) => {}
         }
         self.store(None);
+        if connection.has_asked_too_often() {
+            self.dialer.ask_less_often();
+            tracing::warn!(endpoint = %self.subchannel.name(), "the server does not allow as many keepalive PINGs; the next connection sends half as many");
+        }
         tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
         self.report(ConnectivityState::Idle, None);
         if since.elapsed() >= LONG_LIVED || connection.has_answered() || !*self.wants.borrow() {

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::connection::Served;
 use super::listener::Listener;
+use super::places::{Places, Seat};
 use super::shutdown::ShutdownHandle;
 use crate::request::PeerAddr;
 use crate::transport::connector::Io;
@@ -23,10 +23,11 @@ const REST: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Accepting {
     /// A place for each connection that may be open.
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) places: Places,
     pub(super) served: Served,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::ServerTls>,
+    pub(super) user_timeout: Option<Duration>,
     /// Ends accepting, and lets the connections come to their ends.
     pub(super) goaway: ShutdownHandle,
 }
@@ -35,16 +36,23 @@ impl Accepting {
     /// Accepts until the end is announced, then waits until the connections are done.
     pub(super) async fn run(self, listener: Listener) {
         let mut connections = JoinSet::new();
+        // What was accepted and waits for a place.
+        let mut waits = None;
         let accept = async {
-            // Only a semaphore that was closed has no places any more, and nobody closes it.
-            while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
-                match listener.accept().await {
-                    Ok((io, peer)) => {
+            loop {
+                match listener.accept(self.user_timeout).await {
+                    Ok(accepted) => {
                         while connections.try_join_next().is_some() {}
+                        waits = Some(accepted);
+                        let taken = self.places.take().await;
+                        let Some((io, peer)) = waits.take() else {
+                            continue;
+                        };
                         let accepting = self.clone();
                         connections.spawn(async move {
-                            accepting.connection(io, peer).await;
-                            drop(slot);
+                            let seat = Arc::clone(&taken.seat);
+                            accepting.connection(io, peer, seat).await;
+                            drop(taken);
                         });
                     }
                     // It was gone before it was accepted; the next one is not worse for that.
@@ -63,13 +71,14 @@ impl Accepting {
             () = self.goaway.requested() => {}
         }
         // What the system has accepted hears of the end as the others do.
-        for (io, peer) in listener.into_waiting() {
-            connections.spawn(self.clone().connection(io, peer));
+        let waiting = listener.into_waiting(self.user_timeout);
+        for (io, peer) in waits.into_iter().chain(waiting) {
+            connections.spawn(self.clone().connection(io, peer, Seat::free()));
         }
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection(self, io: Box<dyn Io>, peer: PeerAddr) {
+    async fn connection(self, io: Box<dyn Io>, peer: PeerAddr, seat: Arc<Seat>) {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls {
             let shaken = tokio::select! {
@@ -79,9 +88,13 @@ impl Accepting {
                     tracing::debug!(%peer, "the server ended during a TLS handshake");
                     return;
                 }
+                () = seat.left() => {
+                    tracing::debug!(%peer, "another client needs the place of a TLS handshake");
+                    return;
+                }
             };
             match shaken {
-                Ok(Ok(io)) => self.served.serve(io, peer, self.goaway).await,
+                Ok(Ok(io)) => self.served.serve_at(seat, io, peer, self.goaway).await,
                 Ok(Err((error, io))) => {
                     tracing::debug!(%peer, %error, "a TLS handshake failed");
                     self.served.close(io).await;
@@ -90,7 +103,7 @@ impl Accepting {
             }
             return;
         }
-        self.served.serve(io, peer, self.goaway).await;
+        self.served.serve_at(seat, io, peer, self.goaway).await;
     }
 }
 

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::accept::Accepting;
@@ -15,6 +14,7 @@ use super::builder::ServerBuilder;
 use super::connection::Served;
 use super::listener::{Listener, ServeError};
 use super::load::Load;
+use super::places::Places;
 use super::shutdown::{ShutdownHandle, ShutdownHook};
 use crate::health::Health;
 
@@ -201,12 +201,13 @@ impl BoundServer {
             load,
         } = self;
         let goaway = ShutdownHandle::new();
-        let slots = builder.max_connections.min(Semaphore::MAX_PERMITS);
+        let user_timeout = builder.user_timeout();
         let accepting = Accepting {
-            slots: Arc::new(Semaphore::new(slots)),
+            places: Places::new(builder.max_connections),
             served: Served::with_load(builder.router, builder.options, load),
             #[cfg(feature = "tls")]
             tls: builder.tls,
+            user_timeout,
             goaway: goaway.clone(),
         };
         tracing::info!(%address, "listening");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_http2::Limits;
+use rpc_http2::{Limits, PingPolicy};
 use tokio::net::TcpListener;
 
 use super::bound::BoundServer;
@@ -13,6 +13,7 @@ use super::listener::{Listener, ServeError};
 use super::router::{Router, Service};
 use super::shutdown::ShutdownHook;
 use crate::client::CallObserver;
+use crate::transport::keepalive::Keepalive;
 use crate::wire::compression::Encoding;
 use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
 
@@ -30,6 +31,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             max_connections: 10_000,
+            user_timeout: None,
             accept_loops: 1,
             drain_timeout: Duration::from_secs(30),
             hooks: Vec::new(),
@@ -49,6 +51,10 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) compress: Encoding,
     pub(crate) observers: Vec<Arc<dyn CallObserver>>,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) max_idle: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) max_age_grace: Option<Duration>,
 }
 
 impl Default for Options {
@@ -61,6 +67,10 @@ impl Default for Options {
             limits: Limits::default(),
             compress: Encoding::Identity,
             observers: Vec::new(),
+            keepalive: Some(Keepalive::of_server()),
+            max_idle: None,
+            max_age: None,
+            max_age_grace: None,
         }
     }
 }
@@ -85,6 +95,8 @@ pub struct ServerBuilder {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::ServerTls>,
     pub(crate) max_connections: usize,
+    /// What was set, if it was.
+    user_timeout: Option<Option<Duration>>,
     pub(crate) accept_loops: usize,
     pub(crate) drain_timeout: Duration,
     pub(crate) hooks: Vec<Box<dyn ShutdownHook>>,
@@ -166,11 +178,85 @@ impl ServerBuilder {
         self
     }
 
-    /// The most connections at once, 10,000 by default; more wait to be accepted.
+    /// The most connections at once, 10,000 by default.
+    ///
+    /// When there are as many, the one that has had no calls and said nothing for longest is asked to go
+    /// for each that comes, by a GOAWAY after which its client makes another when it needs one; it need
+    /// not have been idle for longer than 250 ms. A tenth as many may be on their way out besides. If
+    /// all have calls, the next ones wait until one of them is done.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
+    }
+
+    /// How it is found out that a client is gone; by default after 2 h of silence and 20 s for the
+    /// answer (gRFC A8), or earlier when it has said how often it asks itself. `None` for not at all.
+    #[must_use]
+    pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
+        self.options.keepalive = keepalive.into();
+        self
+    }
+
+    /// How often a client may ask by a PING whether this server is there, and whether without calls
+    /// too; by default every 5 min, and without calls every 2 h (gRFC A8). One that does so more often
+    /// thrice is told `too_many_pings`, and its connection ends.
+    ///
+    /// Clients of this framework are told what they may do. By default that is every 5 s, of which they
+    /// make use every 10 s.
+    #[must_use]
+    pub fn permit_pings(mut self, every: Duration, without_calls: bool) -> Self {
+        self.options.limits.pings = Some(PingPolicy {
+            min_interval: every,
+            without_calls,
+            announced: without_calls.then_some(every),
+            ..PingPolicy::default()
+        });
+        self
+    }
+
+    /// How long a connection may have no calls until its client is asked to go (gRFC A9), with a fourth
+    /// of it more at the most; without limit by default. For servers whose clients leave connections
+    /// open that cost something on the way, as at a proxy that counts them.
+    ///
+    /// Idle connections cost no client its place either way: see
+    /// [`max_connections`](Self::max_connections).
+    #[must_use]
+    pub fn max_connection_idle(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.options.max_idle = idle.into();
+        self
+    }
+
+    /// How old a connection may get until its client is asked to make another one (gRFC A9), give or
+    /// take a tenth, so that those made together do not come again together; without limit by default.
+    /// For servers behind something that spreads connections and not calls: clients that were there
+    /// first would stay where they are for ever.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.options.max_age = age.into();
+        self
+    }
+
+    /// How long calls may go on once their connection is as old as it may get (gRFC A9); without limit
+    /// by default.
+    #[must_use]
+    pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.options.max_age_grace = grace.into();
+        self
+    }
+
+    /// How long a client may leave data unacknowledged, or its window shut, until the system gives its
+    /// connection up (`TCP_USER_TIMEOUT`, gRFC A18; on Linux); by default as long as keepalive waits
+    /// for an answer, and for ever without keepalive.
+    #[must_use]
+    pub fn tcp_user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = Some(timeout.into());
+        self
+    }
+
+    pub(super) fn user_timeout(&self) -> Option<Duration> {
+        let of_keepalive = self.options.keepalive.map(Keepalive::user_timeout);
+        self.user_timeout.unwrap_or(of_keepalive)
     }
 
     /// How many sockets and tasks accept connections; 1 by default.
@@ -299,5 +385,29 @@ impl ServerBuilder {
     /// Dropping the future closes the server abruptly.
     pub async fn serve(self, address: impl AsRef<str>) -> Result<(), ServeError> {
         self.bind(address).await?.serve().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// gRFC A18: as long as keepalive waits, and what is set in any order.
+    #[test]
+    fn sockets_wait_for_acknowledgements_as_long_as_keepalive_does() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let quick = Keepalive::every(Duration::from_secs(60)).timeout(Duration::from_secs(5));
+        let server = Server::builder;
+        assert_eq!(server().user_timeout(), seconds(20));
+        assert_eq!(server().keepalive(quick).user_timeout(), seconds(5));
+        assert_eq!(server().keepalive(None).user_timeout(), None);
+        let set = Duration::from_secs(7);
+        for server in [
+            server().keepalive(None).tcp_user_timeout(set),
+            server().tcp_user_timeout(set).keepalive(quick),
+        ] {
+            assert_eq!(server.user_timeout(), seconds(7));
+        }
+        assert_eq!(server().tcp_user_timeout(None).user_timeout(), None);
     }
 }

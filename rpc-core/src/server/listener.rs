@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 #[cfg(unix)]
@@ -135,7 +136,10 @@ impl Listener {
     /// The connections that the system has accepted and nobody has taken; the socket is closed.
     ///
     /// Asks the system and not the runtime, which may not have heard of them yet.
-    pub(super) fn into_waiting(self) -> Vec<(Box<dyn Io>, PeerAddr)> {
+    pub(super) fn into_waiting(
+        self,
+        user_timeout: Option<Duration>,
+    ) -> Vec<(Box<dyn Io>, PeerAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else {
@@ -145,7 +149,7 @@ impl Listener {
                     let (stream, peer) = listener.accept()?;
                     stream.set_nonblocking(true)?;
                     let stream = TcpStream::from_std(stream)?;
-                    prepare(&stream)?;
+                    prepare(&stream, user_timeout)?;
                     Ok((Box::new(stream), PeerAddr::Tcp(peer)))
                 })
             }
@@ -163,11 +167,14 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Io>, PeerAddr)> {
+    pub(super) async fn accept(
+        &self,
+        user_timeout: Option<Duration>,
+    ) -> io::Result<(Box<dyn Io>, PeerAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                prepare(&stream)?;
+                prepare(&stream, user_timeout)?;
                 Ok((Box::new(stream), PeerAddr::Tcp(peer)))
             }
             #[cfg(unix)]

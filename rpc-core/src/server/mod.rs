@@ -10,6 +10,7 @@ mod interceptor;
 mod listener;
 mod load;
 mod pace;
+mod places;
 mod router;
 mod send;
 mod shutdown;

@@ -3,7 +3,6 @@
 use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::path::PathBuf;
-#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,16 +24,18 @@ pub trait Connector: Send + Sync + 'static {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>>;
 }
 
-/// How long a peer may leave data unacknowledged before its connection is given up. A machine that
-/// is gone without a word is found by this, and only this.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-
-/// Sets what every TCP connection of ours has, on both sides.
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Sets what every TCP connection of ours has, on both sides: how long its peer may leave data
+/// unacknowledged, or its window shut, before the connection is given up (gRFC A18).
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    allow(unused_variables)
+)]
+pub(crate) fn prepare(stream: &TcpStream, user_timeout: Option<Duration>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    if user_timeout.is_some() {
+        socket2::SockRef::from(stream).set_tcp_user_timeout(user_timeout)?;
+    }
     Ok(())
 }
 
@@ -46,9 +47,22 @@ pub(crate) fn abstract_path(name: &str) -> PathBuf {
 
 /// TCP and unix sockets.
 ///
-/// TCP connections have `TCP_NODELAY` and, on Linux, a `TCP_USER_TIMEOUT` of 10 s.
+/// TCP connections have `TCP_NODELAY` and, on Linux, what is set of `TCP_USER_TIMEOUT`: nothing by
+/// default. The one that a channel makes for itself has what its builder says.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SocketConnector;
+pub struct SocketConnector {
+    user_timeout: Option<Duration>,
+}
+
+impl SocketConnector {
+    /// Gives a connection up once its peer has left data unacknowledged, or its window shut, for so
+    /// long; of Linux only.
+    #[must_use]
+    pub fn tcp_user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = timeout.into();
+        self
+    }
+}
 
 impl Connector for SocketConnector {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
@@ -56,7 +70,7 @@ impl Connector for SocketConnector {
             match address {
                 Address::Tcp { host, port } => {
                     let stream = TcpStream::connect((&**host, *port)).await?;
-                    prepare(&stream)?;
+                    prepare(&stream, self.user_timeout)?;
                     Ok(Box::new(stream) as Box<dyn Io>)
                 }
                 #[cfg(unix)]
@@ -83,16 +97,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_silent_peer_is_given_up() {
+    async fn a_socket_has_the_user_timeout_that_is_set() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        prepare(&stream).unwrap();
-        assert_eq!(
-            socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(),
-            Some(UNACKNOWLEDGED)
-        );
-        assert!(stream.nodelay().unwrap());
+        for timeout in [None, Some(Duration::from_secs(20))] {
+            let address = listener.local_addr().unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            prepare(&stream, timeout).unwrap();
+            let socket = socket2::SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), timeout);
+            assert!(stream.nodelay().unwrap());
+        }
     }
 }

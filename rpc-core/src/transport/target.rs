@@ -1,10 +1,12 @@
 //! What a channel's URI says, and how its endpoints are dialed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::connector::Connector;
 use super::http2::client::{self, Connection};
+use super::keepalive::Keepalive;
 use crate::Status;
 use crate::client::{Address, Endpoint, without_zone};
 
@@ -68,9 +70,17 @@ pub(crate) struct Dialer {
     pub(crate) authority: Option<String>,
     pub(crate) connect_timeout: Duration,
     pub(crate) receive_limit: usize,
+    pub(crate) keepalive: Option<Keepalive>,
+    /// Connections that have ended since they asked too often whether their server is there.
+    pub(crate) too_often: AtomicU32,
 }
 
 impl Dialer {
+    /// A server has said `too_many_pings`: the connections to come ask half as often (gRFC A8).
+    pub(crate) fn ask_less_often(&self) {
+        self.too_often.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Opens one connection: socket, TLS, HTTP/2.
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Status> {
         let address = &endpoint.address;
@@ -100,6 +110,10 @@ impl Dialer {
             (None, Address::Tcp { .. }) => address.to_string(),
             (None, _) => "localhost".to_owned(),
         };
+        let too_often = self.too_often.load(Ordering::Relaxed);
+        let keepalive = self
+            .keepalive
+            .map(|keepalive| keepalive.of_engine(too_often));
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let host = match address {
@@ -110,11 +124,11 @@ impl Dialer {
                 .connect(host, io)
                 .await
                 .map_err(|error| failed("the TLS handshake with", error))?;
-            return client::connect(io, &authority, true, self.receive_limit)
+            return client::connect(io, &authority, true, self.receive_limit, keepalive)
                 .await
                 .map_err(|error| failed("opening HTTP/2 over TLS with", error));
         }
-        client::connect(io, &authority, false, self.receive_limit)
+        client::connect(io, &authority, false, self.receive_limit, keepalive)
             .await
             .map_err(|error| failed("opening HTTP/2 with", error))
     }

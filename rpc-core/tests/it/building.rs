@@ -225,7 +225,7 @@ async fn what_a_channel_cannot_be_is_an_error() {
         ),
         (
             Channel::builder()
-                .connector(SocketConnector)
+                .connector(SocketConnector::default())
                 .in_process(Router::new()),
             "building a channel to \"http://in-process:1\": a connector was given twice",
         ),

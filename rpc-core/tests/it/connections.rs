@@ -168,3 +168,32 @@ async fn connections_past_the_limit_wait_on_one_thread() {
 async fn connections_past_the_limit_wait_on_many_threads() {
     the_limit_is_kept().await;
 }
+
+/// Clients that have connected and do nothing, and some that are gone: what they hold they give up.
+#[tokio::test]
+async fn idle_clients_hold_no_place_that_another_one_needs() {
+    let server = Server::builder()
+        .add_service(TestServer::new(TestService::default()))
+        .max_connections(20)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
+    let server = run(server);
+    let address = server.uri.trim_start_matches("http://").to_owned();
+    let busy = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+    let hangs = tokio::spawn(async move { busy.hang(Message::default()).await });
+    let mut idle = Vec::new();
+    for _ in 0..19 {
+        idle.push(RawClient::connect(&address, &[]).await.unwrap());
+    }
+    soon(async {
+        for _ in 0..6 {
+            let test = TestClient::new(Channel::connect(&server.uri).await.unwrap());
+            test.echo(Message::default()).await.unwrap();
+        }
+    })
+    .await;
+    // Who has a call keeps its connection.
+    assert!(!hangs.is_finished());
+    hangs.abort();
+}

@@ -23,6 +23,7 @@ mod health;
 mod heavy;
 mod http1;
 mod interceptors;
+mod keepalive;
 mod lifecycle;
 mod panics;
 mod paths;

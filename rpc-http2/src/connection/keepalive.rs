@@ -33,6 +33,8 @@ pub(super) mod went {
 const WITHOUT_CALLS: Duration = Duration::from_secs(2 * 60 * 60);
 /// A client that says how often it asks is asked itself after so many times as much.
 const MISSED: u32 = 3;
+/// The least silence after which a server is asked that has not said what it allows.
+const SHORTEST: Duration = Duration::from_secs(10);
 /// A peer is not asked more often for what it has said of itself.
 const SOONEST: Duration = Duration::from_secs(15);
 
@@ -99,7 +101,9 @@ impl Watch {
                 let missed = announced.saturating_mul(MISSED).max(SOONEST);
                 config.time.min(missed)
             }
-            (_, None) => config.time,
+            // A8: a client's time is never less, unless it knows that it may be.
+            (Role::Client, None) => config.time.max(SHORTEST),
+            (Role::Server, None) => config.time,
         }
     }
 
@@ -152,6 +156,12 @@ impl Connection {
     #[must_use]
     pub fn has_pinged_too_often(&self) -> bool {
         self.watch.too_many
+    }
+
+    /// How it is found out that the peer is gone.
+    #[must_use]
+    pub fn keepalive(&self) -> Option<Keepalive> {
+        self.watch.config
     }
 
     /// When something was read last.

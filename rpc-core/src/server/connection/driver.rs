@@ -79,6 +79,11 @@ impl Driver {
         {
             let mut state = shared.lock();
             self.keep_time(&mut state);
+            if let Some(error) = state.machine.error() {
+                // Of what the client does not take nothing is waited for.
+                drop(state);
+                return Poll::Ready(self.lose(&error.to_string(), &mut wire, cx));
+            }
             let reports = state.take_reports();
             if !reports.is_empty() {
                 drop(state);

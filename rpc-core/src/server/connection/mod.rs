@@ -14,13 +14,14 @@ mod run;
 mod task;
 mod unary;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rpc_http2::{Config, Connection as Machine, Role};
 use tokio::time::Instant;
 
 use super::builder::Options;
 use super::load::{Account, Load};
+use super::places::{IdleSince, Seat};
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
@@ -60,7 +61,18 @@ impl Served {
     }
 
     /// Serves a connection until it closes, or until the calls that were open at the shutdown are done.
-    pub(crate) async fn serve(self, mut io: Box<dyn Io>, peer: PeerAddr, shutdown: ShutdownHandle) {
+    pub(crate) async fn serve(self, io: Box<dyn Io>, peer: PeerAddr, shutdown: ShutdownHandle) {
+        self.serve_at(Seat::free(), io, peer, shutdown).await;
+    }
+
+    /// As [`serve`](Self::serve), for as long as nobody else needs the place.
+    pub(super) async fn serve_at(
+        self,
+        seat: Arc<Seat>,
+        mut io: Box<dyn Io>,
+        peer: PeerAddr,
+        shutdown: ShutdownHandle,
+    ) {
         // What comes after the first bytes has what is left of this time, not as much again.
         let accepted = Instant::now();
         let time = self.0.options.limits.handshake_time;
@@ -72,12 +84,19 @@ impl Served {
                 // Whatever of a call comes now has not been looked at.
                 return Box::pin(linger::turn_away(io)).await;
             }
+            () = seat.left() => {
+                tracing::debug!(%peer, "another client needs the place of a connection that says nothing");
+                return;
+            }
         };
         match first {
             Ok(Ok(First::Http2(bytes))) => {
-                self.serve_http2(io, bytes, peer, shutdown, accepted).await;
+                self.serve_http2(seat, io, bytes, peer, shutdown, accepted)
+                    .await;
             }
             Ok(Ok(First::Http1(bytes))) => {
+                // A next request that does not come in time ends it either way.
+                seat.ask(Weak::<Shared>::new());
                 let Inner {
                     router,
                     options,
@@ -106,6 +125,7 @@ impl Served {
 
     async fn serve_http2(
         self,
+        seat: Arc<Seat>,
         io: Box<dyn Io>,
         first: Vec<u8>,
         peer: PeerAddr,
@@ -115,6 +135,19 @@ impl Served {
         let config = Config {
             max_streams: self.0.options.max_concurrent_streams,
             limits: self.0.options.limits,
+            keepalive: self
+                .0
+                .options
+                .keepalive
+                .map(|keepalive| keepalive.of_engine(0)),
+            max_idle: self.0.options.max_idle,
+            // Connections that were made together do not end together (gRFC A9).
+            max_age: self
+                .0
+                .options
+                .max_age
+                .map(|age| age.mul_f64(0.9 + 0.2 * fastrand::f64())),
+            max_age_grace: self.0.options.max_age_grace,
             ..Config::default()
         };
         let now = Instant::now().into_std();
@@ -129,7 +162,13 @@ impl Served {
             }),
         });
         let mut driver = Driver::new(Arc::clone(&shared));
-        let mut requested = Some(Box::pin(shutdown.requested()));
+        seat.ask(Arc::downgrade(&shared) as Weak<dyn IdleSince>);
+        let mut requested = Some(Box::pin(async move {
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = seat.left() => {}
+            }
+        }));
         let last = std::future::poll_fn(move |cx| {
             if let Some(waiting) = &mut requested
                 && waiting.as_mut().poll(cx).is_ready()
@@ -159,6 +198,14 @@ struct Shared {
     served: Arc<Inner>,
     /// Shared with the requests.
     peer: Arc<Peer>,
+}
+
+impl IdleSince for Shared {
+    fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        let is_idle = state.machine.stream_count() == 0;
+        is_idle.then(|| Instant::from_std(state.machine.last_heard()))
+    }
 }
 
 impl Shared {
@@ -236,6 +283,32 @@ mod tests {
             // SETTINGS_TIMEOUT, to those of whom it is known that they speak HTTP/2.
             let is_told = said.windows(4).any(|word| word == [0, 0, 0, 4]);
             assert_eq!(is_told, pieces.iter().any(|(_, piece)| piece.len() > 3));
+        }
+    }
+    /// A client that was there and is gone, without a word.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_gone_gives_its_connection_back() {
+        use rpc_http2::frame::{FrameHeader, kind, setting};
+        let settings = |entries: &[u8]| {
+            let header = FrameHeader {
+                length: entries.len() as u32,
+                kind: kind::SETTINGS,
+                flags: 0,
+                stream: 0,
+            };
+            [&rpc_http2::frame::PREFACE[..], &header.encode(), entries].concat()
+        };
+        let interval = [
+            &setting::PING_INTERVAL.to_be_bytes()[..],
+            &10_000u32.to_be_bytes(),
+        ];
+        // One that says how often it asks is missed when it has not done so thrice.
+        for (greeting, seconds) in [(settings(&[]), 7_220), (settings(&interval.concat()), 50)] {
+            let (elapsed, said) = ended_after(&[(0, &greeting)]).await;
+            let late = elapsed.checked_sub(Duration::from_secs(seconds)).unwrap();
+            assert!(late < Duration::from_secs(1), "{elapsed:?}");
+            let word = b"keepalive: no answer to a PING";
+            assert!(said.windows(word.len()).any(|words| words == word));
         }
     }
 }

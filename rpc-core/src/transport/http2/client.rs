@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use rpc_http2::hpack::Block;
-use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
+use rpc_http2::{Connection as Machine, ConnectionError, ErrorCode, Fields, Payload, StreamKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use super::templates::{self, Templates};
 use super::wheel::{CLOCKS_DIFFER, Wheel};
 use crate::codec::Subtype;
 use crate::transport::connector::Io;
+use crate::transport::keepalive;
 use crate::transport::stream::StreamError;
 use crate::wire::head::{ContentType, RequestHead, ResponseHead, Trailers, wrong_codec};
 use crate::wire::message::MessageDecoder;
@@ -86,6 +87,25 @@ pub(super) struct Lost {
 }
 
 impl Lost {
+    /// This side had to end it.
+    pub(super) fn given_up(machine: &Machine, error: ConnectionError) -> Self {
+        if error != ConnectionError::SILENT {
+            return Self {
+                kind: io::ErrorKind::InvalidData,
+                text: format!("the peer broke the protocol: {error}"),
+            };
+        }
+        let timeout = machine.keepalive().map(|keepalive| keepalive.timeout);
+        Self {
+            kind: io::ErrorKind::TimedOut,
+            text: format!(
+                "{} within {}",
+                error.reason,
+                keepalive::said(timeout.unwrap_or_default())
+            ),
+        }
+    }
+
     fn error(&self) -> StreamError {
         StreamError::Lost(io::Error::new(self.kind, self.text.clone()).into())
     }
@@ -130,6 +150,7 @@ pub(crate) async fn connect(
     authority: &str,
     secure: bool,
     receive_limit: usize,
+    keepalive: Option<rpc_http2::Keepalive>,
 ) -> io::Result<Connection> {
     if authority.is_empty() || !authority.bytes().all(|octet| octet.is_ascii_graphic()) {
         return Err(io::Error::new(
@@ -138,7 +159,10 @@ pub(crate) async fn connect(
         ));
     }
     let now = Instant::now().into_std();
-    let config = rpc_http2::Config::default();
+    let config = rpc_http2::Config {
+        keepalive,
+        ..rpc_http2::Config::default()
+    };
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             machine: Machine::new(rpc_http2::Role::Client, config, now),
@@ -231,6 +255,11 @@ impl Connection {
     pub(super) fn table_sizes(&self) -> [usize; 2] {
         let state = self.shared.lock();
         [state.calls.capacity(), state.machine.places()]
+    }
+
+    /// Whether its server has ended it since it was asked too often whether it is there.
+    pub(crate) fn has_asked_too_often(&self) -> bool {
+        self.shared.lock().machine.has_pinged_too_often()
     }
 
     /// Whether a call on it was answered, which shows that it worked.

@@ -85,6 +85,13 @@ impl Driver {
                 state.machine.shut_down(now.into_std());
             }
             self.keep_time(&mut state, now);
+            if let Some(error) = state.machine.error() {
+                // Of what the peer does not take nothing is waited for.
+                let lost = Lost::given_up(&state.machine, error);
+                drop(state);
+                self.lose(lost, &mut wire, cx);
+                return Poll::Ready(());
+            }
             if !state.machine.takes_streams() {
                 self.take_no_more();
             }
