@@ -154,6 +154,8 @@ struct Origin {
     /// What was called, where no endpoint was.
     target: Option<Arc<str>>,
     attempt: u32,
+    /// Why there was no other attempt.
+    last: Option<&'static str>,
 }
 
 macro_rules! constructors {
@@ -268,6 +270,14 @@ impl Status {
         Some(&**source)
     }
 
+    /// The message with all causes, each once: what `Display` tells but for the code and the place.
+    #[must_use]
+    pub fn explanation(&self) -> String {
+        let mut text = self.message().to_owned();
+        causes::append(&mut text, self.cause());
+        text
+    }
+
     /// The endpoint that the failed attempt was sent to, on a client.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
@@ -322,6 +332,12 @@ impl Status {
         self
     }
 
+    /// Says why there is no other attempt.
+    pub(crate) fn with_last(mut self, why: Option<&'static str>) -> Self {
+        self.0.origin.last = why;
+        self
+    }
+
     /// Names what was called, for a call that no endpoint was found for.
     pub(crate) fn with_target(mut self, target: &Arc<str>) -> Self {
         self.0.origin.target = Some(Arc::clone(target));
@@ -346,15 +362,16 @@ impl Status {
             .as_deref()
             .filter(|_| origin.endpoint.is_none());
         let places = [
-            ("method", origin.path.as_deref()),
-            ("target", target),
-            ("endpoint", origin.endpoint.as_deref()),
-            ("attempt", attempt.as_deref()),
+            ("method ", origin.path.as_deref()),
+            ("target ", target),
+            ("endpoint ", origin.endpoint.as_deref()),
+            ("attempt ", attempt.as_deref()),
+            ("", origin.last),
         ];
         let mut before = " (";
         for (what, place) in places {
             if let Some(place) = place {
-                text.push_str(&format!("{before}{what} {place}"));
+                text.push_str(&format!("{before}{what}{place}"));
                 before = ", ";
             }
         }

@@ -111,6 +111,34 @@ async fn connecting_losing_and_trying_again_are_told_with_the_endpoint() {
 }
 
 #[tokio::test]
+async fn a_tls_handshake_that_fails_is_told_with_the_peer() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let lines = &*LINES;
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls = rpc_core::ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem());
+    let server = rpc_core::Server::builder().tls(tls.unwrap());
+    let server = server.bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().to_string();
+    let server = rpc_testkit::run(server);
+    let connect = async || tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut stranger = connect().await;
+    let peer = format!("peer={}", stranger.local_addr().unwrap());
+    stranger
+        .write_all(b"hello there, who are you\r\n")
+        .await
+        .unwrap();
+    stranger.read_to_end(&mut Vec::new()).await.unwrap();
+    lines
+        .find(&["a TLS handshake failed", &peer, "error="])
+        .await;
+    // And one that is not over when the server ends.
+    let silent = connect().await;
+    let peer = format!("peer={}", silent.local_addr().unwrap());
+    server.shutdown.shutdown();
+    lines.find(&["ended during a TLS handshake", &peer]).await;
+}
+
+#[tokio::test]
 async fn another_attempt_is_told_with_method_endpoint_and_cause() {
     let lines = &*LINES;
     let uri = scripted::serve(async |asked: scripted::Asked| {

@@ -63,13 +63,7 @@ use target::Target;
 /// Dropping the future closes what it had opened.
 pub async fn connect(uri: &str) -> Result<Channel, Status> {
     let channel = channel(uri)?;
-    channel.ready().await.map_err(|status| {
-        Status::new(
-            status.code(),
-            format!("cannot connect to {uri}: {}", status.message()),
-        )
-        .with_source(status)
-    })?;
+    channel.ready().await?;
     Ok(channel)
 }
 

@@ -131,6 +131,21 @@ impl Attempts {
         self.made
     }
 
+    /// Why a failure that another attempt might mend was the last one, for who reads of it.
+    pub(crate) fn why_last(&self, failure: Failure) -> Option<&'static str> {
+        let has_reached = matches!(failure.reached, Reached::Perhaps | Reached::Server);
+        if !self.allowed || failure.code != Code::Unavailable {
+            return None;
+        }
+        if has_reached && !self.repeatable {
+            return Some("not repeated: the method is not marked as idempotent");
+        }
+        if self.processed + self.refused >= MOST_PROCESSED {
+            return Some("the last one");
+        }
+        (failure.pushback == Pushback::Stop).then_some("not repeated: the server said so")
+    }
+
     /// Decides after an attempt has failed before a response was delivered; `random` is in 0..1.
     pub(crate) fn failed(&mut self, failure: Failure, random: f64) -> Decision {
         if !self.allowed {
@@ -263,6 +278,34 @@ mod tests {
         let mut attempts = Attempts::new(true, false);
         attempts.begin();
         assert_eq!(attempts.failed(REFUSED, 0.5), Decision::Fail);
+    }
+
+    #[test]
+    fn why_there_is_no_other_attempt_is_told() {
+        let told = |repeatable: bool, failures: u32, failure: Failure| {
+            let mut attempts = Attempts::new(repeatable, true);
+            for _ in 0..failures {
+                attempts.begin();
+                attempts.failed(failure, 0.0);
+            }
+            attempts.why_last(failure)
+        };
+        let stop = Failure {
+            pushback: Pushback::Stop,
+            ..LOST
+        };
+        let wrong = Failure {
+            code: Code::Internal,
+            ..LOST
+        };
+        assert_eq!(told(true, 3, LOST), Some("the last one"));
+        assert_eq!(
+            told(true, 1, stop),
+            Some("not repeated: the server said so")
+        );
+        let once = "not repeated: the method is not marked as idempotent";
+        assert_eq!(told(false, 1, LOST), Some(once));
+        assert_eq!(told(true, 1, wrong), None);
     }
 
     #[test]

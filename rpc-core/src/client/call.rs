@@ -347,9 +347,11 @@ impl<C: Deref<Target = Core>> Plan<C> {
         };
         let status = self.annotated(failed.status);
         let wait = match self.attempts.failed(failure, self.core.random.fraction()) {
-            Decision::Fail => return Err(status),
+            Decision::Fail => return Err(status.with_last(self.attempts.why_last(failure))),
             Decision::Again => std::time::Duration::ZERO,
-            Decision::Budgeted(_) if !self.may_retry(failure.reached) => return Err(status),
+            Decision::Budgeted(_) if !self.may_retry(failure.reached) => {
+                return Err(status.with_last(Some("not repeated: the retry budget is used up")));
+            }
             Decision::Budgeted(wait) => wait,
         };
         tracing::debug!(%status, ?wait, "trying again");
@@ -388,9 +390,15 @@ impl<C: Deref<Target = Core>> Plan<C> {
             Some(_) => "the call did not end by its deadline",
             None => "no endpoint was ready by the deadline",
         };
-        self.annotated(Status::deadline_exceeded(format!(
-            "{what}, {spent:.1?} after it started"
-        )))
+        let status = Status::deadline_exceeded(format!("{what}, {spent:.1?} after it started"));
+        let why = match &self.endpoint {
+            Some(_) => None,
+            None => self.core.unready(&self.head.path),
+        };
+        self.annotated(match why {
+            Some(why) => status.with_source(why),
+            None => status,
+        })
     }
 
     /// Tells the observers that the call has ended; the first time counts.

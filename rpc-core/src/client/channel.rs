@@ -272,6 +272,14 @@ impl Core {
         Err(self.published.snapshot.load().generation)
     }
 
+    /// Why no endpoint is ready, as far as that is known.
+    pub(crate) fn unready(&self, path: &str) -> Option<Status> {
+        match self.pick_now(path, None, &[], false, Instant::now()) {
+            Ok(Err(status)) => Some(status),
+            Ok(Ok(_)) | Err(_) => None,
+        }
+    }
+
     /// Chooses where an attempt goes, waiting while something is connecting.
     pub(crate) async fn pick(
         &self,

@@ -53,7 +53,7 @@ impl Load {
     /// Why no handler can run any more.
     pub(crate) fn too_many(&self) -> Status {
         Status::resource_exhausted(format!(
-            "{} handlers are running, as many as this server allows",
+            "{} handlers are running, as many as this server allows (ServerBuilder::max_handlers)",
             self.max_handlers
         ))
     }
@@ -61,7 +61,7 @@ impl Load {
     /// Why nothing more can be held.
     fn too_much(&self) -> Status {
         Status::resource_exhausted(format!(
-            "this server holds as much for its calls as its memory budget of {} bytes allows",
+            "this server holds as much for its calls as its memory budget of {} bytes allows (ServerBuilder::memory_budget)",
             self.budget
         ))
     }

@@ -92,7 +92,7 @@ impl<T> RecvStream<T> {
         Self::new(
             Source::Server(recv),
             decoder,
-            MessageDecoder::new(encoding, limit),
+            MessageDecoder::new(encoding, limit).on_server(),
             None,
         )
     }

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use super::message::Side;
 use crate::Status;
 
 /// How messages are compressed.
@@ -124,10 +125,16 @@ pub(crate) struct Unpacking {
     members: usize,
     output: Vec<u8>,
     limit: usize,
+    side: Side,
 }
 
 /// Begins to decompress a message.
-pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result<Unpacked, Status> {
+pub(crate) fn unpack(
+    encoding: Encoding,
+    message: Bytes,
+    limit: usize,
+    side: Side,
+) -> Result<Unpacked, Status> {
     match encoding {
         Encoding::Identity => Err(Status::internal(
             "a message is marked as compressed, and the call has no grpc-encoding",
@@ -140,6 +147,7 @@ pub(crate) fn unpack(encoding: Encoding, message: Bytes, limit: usize) -> Result
                 members: 0,
                 output: Vec::new(),
                 limit,
+                side,
             };
             Ok(if unpacking.advance(IN_PASSING, MEMBERS_IN_PASSING)? {
                 Unpacked::Whole(unpacking.output.into())
@@ -195,8 +203,8 @@ impl Unpacking {
                 .map_err(|error| self::damaged(self.members, error))?;
             if self.output.len() > self.limit {
                 return Err(Status::resource_exhausted(format!(
-                    "a message is larger than the limit of {} bytes after decompression",
-                    self.limit
+                    "a message is larger than {} after decompression",
+                    self.side.limit(self.limit)
                 )));
             }
             if u64::try_from(read).is_ok_and(|read| read >= most) {
@@ -251,7 +259,12 @@ mod tests {
     use crate::Code;
 
     fn decompress(encoding: Encoding, message: &[u8], limit: usize) -> Result<Bytes, Status> {
-        match unpack(encoding, Bytes::copy_from_slice(message), limit)? {
+        match unpack(
+            encoding,
+            Bytes::copy_from_slice(message),
+            limit,
+            Side::Client,
+        )? {
             Unpacked::Whole(message) => Ok(message),
             Unpacked::Large(unpacking) => unpacking.finish(),
         }
@@ -266,7 +279,7 @@ mod tests {
             (1 << 20, true),
         ] {
             let packed = compress(Encoding::Gzip, &vec![7; size]).unwrap();
-            let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20).unwrap();
+            let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20, Side::Client).unwrap();
             assert_eq!(matches!(unpacked, Unpacked::Large(_)), large, "{size}");
         }
     }
@@ -275,7 +288,7 @@ mod tests {
     fn what_was_set_aside_begins_anew() {
         let message: Vec<u8> = (0..1 << 20).map(|place| (place >> 10) as u8).collect();
         let packed = compress(Encoding::Gzip, &message).unwrap();
-        let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20).unwrap();
+        let unpacked = unpack(Encoding::Gzip, packed.into(), 1 << 20, Side::Client).unwrap();
         let Unpacked::Large(mut unpacking) = unpacked else {
             panic!("it is large")
         };
@@ -314,7 +327,7 @@ mod tests {
         // Small ones in passing, and many of them elsewhere, where they may be set aside.
         for count in [2, 15, 16, 17, 200] {
             let packed = gzip(b"ab").repeat(count);
-            let unpacked = unpack(Encoding::Gzip, packed.into(), 1000).unwrap();
+            let unpacked = unpack(Encoding::Gzip, packed.into(), 1000, Side::Client).unwrap();
             assert_eq!(
                 matches!(unpacked, Unpacked::Large(_)),
                 count > 16,

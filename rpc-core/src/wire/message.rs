@@ -67,6 +67,25 @@ fn append<T>(
     Ok(())
 }
 
+/// Whose setting the largest message is, for those who have to change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Side {
+    #[default]
+    Client,
+    Server,
+}
+
+impl Side {
+    /// A limit with its owner and its setting.
+    pub(crate) fn limit(self, octets: usize) -> String {
+        let (owner, builder) = match self {
+            Self::Client => ("client", "ChannelBuilder"),
+            Self::Server => ("server", "ServerBuilder"),
+        };
+        format!("this {owner}'s limit of {octets} bytes ({builder}::max_receive_message_size)")
+    }
+}
+
 /// A message up to this size is cheaper to copy than to share.
 const SMALL: u32 = 1024;
 
@@ -84,6 +103,7 @@ pub(crate) struct MessageDecoder {
     /// The length of the last message, as it came.
     last: u32,
     encoding: Encoding,
+    side: Side,
 }
 
 /// Chunks behind the first one.
@@ -117,7 +137,14 @@ impl MessageDecoder {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             last: 0,
             encoding,
+            side: Side::Client,
         }
+    }
+
+    /// The limit is that of a server.
+    pub(crate) fn on_server(mut self) -> Self {
+        self.side = Side::Server;
+        self
     }
 
     /// How long the last message was when it arrived.
@@ -189,8 +216,8 @@ impl MessageDecoder {
                 }
                 if length > self.limit {
                     return Err(Status::resource_exhausted(format!(
-                        "a message of {length} bytes is larger than the limit of {} bytes",
-                        self.limit
+                        "a message of {length} bytes is larger than {}",
+                        self.side.limit(octets(self.limit))
                     )));
                 }
                 if flag == 1 && self.encoding == Encoding::Identity {
@@ -211,7 +238,7 @@ impl MessageDecoder {
             return Ok(Next::Message(message));
         }
         Ok(
-            match compression::unpack(self.encoding, message, octets(self.limit))? {
+            match compression::unpack(self.encoding, message, octets(self.limit), self.side)? {
                 Unpacked::Whole(message) => Next::Message(message),
                 Unpacked::Large(unpacking) => Next::Packed(unpacking),
             },

@@ -173,20 +173,7 @@ pub(crate) fn ended(address: &Address) -> Status {
 
 /// A status's message with its causes, each once.
 pub(crate) fn in_full(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let more = match error.downcast_ref::<Status>() {
-            Some(status) => status.message().to_owned(),
-            None => error.to_string(),
-        };
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    status.explanation()
 }
 
 /// A refusal of one lease or watch, as the registry gave it.

@@ -118,7 +118,7 @@ pub(super) async fn unpack_and_start(
 
 /// The one message of a unary request.
 pub(super) fn single(call: &IncomingCall, body: Bytes) -> Result<Next, Status> {
-    let mut decoder = MessageDecoder::new(call.encoding, call.limit);
+    let mut decoder = MessageDecoder::new(call.encoding, call.limit).on_server();
     decoder.push(body);
     let message = decoder.advance()?;
     let rest = decoder.finish();
