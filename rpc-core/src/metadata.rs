@@ -62,6 +62,26 @@ pub enum MetadataValue<'a> {
 /// (gRPC protocol, section "Requests", Custom-Metadata). An empty map allocates nothing, and the fields
 /// of others lie one behind the other in one piece of memory and are split when they are read.
 ///
+/// # Where it is
+///
+/// Leading metadata goes in the head of a response, trailing metadata behind its last message. Both can
+/// be sent and read in calls of all kinds, whether they succeed or fail:
+///
+/// | | leading | trailing |
+/// | --- | --- | --- |
+/// | handler with one response | [`Response::metadata_mut`](crate::Response::metadata_mut) | [`Response::trailers_mut`](crate::Response::trailers_mut) |
+/// | handler with a stream | [`SendStream::metadata_mut`](crate::server::SendStream::metadata_mut) | [`SendStream::trailers_mut`](crate::server::SendStream::trailers_mut) |
+/// | handler of any kind that fails | the same, and [`Status::leading_metadata_mut`](crate::Status::leading_metadata_mut) | the same, and [`Status::metadata_mut`](crate::Status::metadata_mut) |
+/// | client, one response | [`Response::metadata`](crate::Response::metadata) | [`Response::trailers`](crate::Response::trailers) |
+/// | client, a stream | [`RecvStream::headers`](crate::RecvStream::headers) | [`RecvStream::trailers`](crate::RecvStream::trailers) |
+/// | client of any kind, failed | [`Status::leading_metadata`](crate::Status::leading_metadata) | [`Status::metadata`](crate::Status::metadata) |
+///
+/// A call that fails without a head ("Trailers-Only" in the gRPC protocol) has all its metadata in the
+/// trailing one. What a client gets of a failure, a handler that fails with the same status passes on.
+/// What is larger than the peer takes, or than is taken here, ends its call with `RESOURCE_EXHAUSTED`;
+/// see `max_header_list_size` of [`ChannelBuilder`](crate::client::ChannelBuilder) and
+/// [`ServerBuilder`](crate::server::ServerBuilder).
+///
 /// # What others send
 ///
 /// The same holds of what arrives, in heads and in trailers, at servers and at clients: white space

@@ -142,6 +142,7 @@ struct Inner {
     message: Cow<'static, str>,
     details: Bytes,
     metadata: Metadata,
+    leading: Metadata,
     origin: Origin,
     call_ended: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
@@ -177,6 +178,7 @@ impl Status {
             message: message.into(),
             details: Bytes::new(),
             metadata: Metadata::new(),
+            leading: Metadata::new(),
             origin: Origin::default(),
             call_ended: false,
             source: None,
@@ -226,6 +228,27 @@ impl Status {
     /// The metadata to change.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.0.metadata
+    }
+
+    /// The metadata that came, or goes, in the head of a response before the call failed.
+    ///
+    /// On a client that is the head of a call of any kind, empty when there was none. A handler puts
+    /// there what has to go ahead of its failure; it has no effect once a head was sent. See
+    /// [`Metadata`] for where each kind of metadata is.
+    #[must_use]
+    pub fn leading_metadata(&self) -> &Metadata {
+        &self.0.leading
+    }
+
+    /// The metadata of the head, to change.
+    pub fn leading_metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.0.leading
+    }
+
+    /// Sets the metadata of the head.
+    pub(crate) fn with_leading(mut self, metadata: Metadata) -> Self {
+        self.0.leading = metadata;
+        self
     }
 
     /// Keeps the error that caused this status; it stays in this process.

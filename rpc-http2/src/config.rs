@@ -172,6 +172,24 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// Takes header lists up to this size, and the header blocks that such lists need.
+    #[must_use]
+    pub fn with_max_header_list(mut self, octets: u32) -> Self {
+        /// Whoever sends CONTINUATION may fill frames of the size that all peers take.
+        const FRAME: usize = crate::frame::DEFAULT_MAX_FRAME as usize;
+        self.max_header_list = octets;
+        let limits = &mut self.limits;
+        // The 32 octets that each field counts more are more than its encoding adds.
+        limits.header_block = limits.header_block.max(octets as usize);
+        let frames = limits.header_block.div_ceil(FRAME);
+        limits.continuations = limits
+            .continuations
+            .max(u32::try_from(frames).unwrap_or(u32::MAX));
+        self
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -26,7 +26,7 @@ use crate::transport::target::{Dialer, Target};
 #[cfg(feature = "tls")]
 use crate::transport::tls::ClientTls;
 use crate::wire::compression::Encoding;
-use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
+use crate::wire::message::{DEFAULT_RECEIVE_LIMIT, MAX_HEADER_LIST};
 
 /// Settings of a [`Channel`].
 ///
@@ -53,6 +53,7 @@ pub struct ChannelBuilder {
     connections: usize,
     encoding: Encoding,
     receive_limit: usize,
+    max_header_list: u32,
     balancer: Option<Box<dyn LoadBalancer>>,
     connector: Option<Arc<dyn Connector>>,
     authority: Option<String>,
@@ -82,6 +83,7 @@ impl ChannelBuilder {
             connections: 1,
             encoding: Encoding::Identity,
             receive_limit: DEFAULT_RECEIVE_LIMIT,
+            max_header_list: MAX_HEADER_LIST,
             balancer: None,
             connector: None,
             authority: None,
@@ -168,6 +170,18 @@ impl ChannelBuilder {
     #[must_use]
     pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
         self.receive_limit = bytes;
+        self
+    }
+
+    /// The largest header list to accept, 16 KiB by default, from 1 KiB to 1 MiB: what the metadata of a
+    /// head, or of trailers, may be in all, with 32 octets for each field beside name and value (RFC 9113
+    /// section 6.5.2). How much may be sent is what the server says.
+    ///
+    /// The peer is told, and a call that has more metadata ends with `RESOURCE_EXHAUSTED`. For those who
+    /// get large details of errors or large tokens; a list has 128 fields at the most in any case.
+    #[must_use]
+    pub fn max_header_list_size(mut self, octets: u32) -> Self {
+        self.max_header_list = octets.clamp(1024, 1024 * 1024);
         self
     }
 
@@ -287,6 +301,7 @@ impl ChannelBuilder {
             receive_limit: self.receive_limit,
             keepalive: self.keepalive,
             too_often: AtomicU32::new(0),
+            max_header_list: self.max_header_list,
         };
         let random = Arc::new(Random::new(self.seed.unwrap_or_else(|| fastrand::u64(..))));
         let published = Arc::new(Published::new());

@@ -19,7 +19,8 @@ use crate::request::CallOptions;
 use crate::status::PUSHBACK;
 use crate::transport::http2::client::{Connection, UnaryCall, WholeReply};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
-use crate::wire::head::RequestHead;
+use crate::wire::compression::Encoding;
+use crate::wire::head::{RequestHead, Trailers};
 use crate::wire::message::{MessageDecoder, plain_message};
 use crate::{Code, Metadata, MethodKind, Status};
 
@@ -433,42 +434,46 @@ impl<C: Deref<Target = Core>> Drop for Plan<C> {
     }
 }
 
-/// The reply in a whole response.
+/// The reply in a whole response. What goes wrong with it has the head that came.
 fn unary_reply(whole: WholeReply, limit: usize) -> Result<Reply, Failed> {
-    let Some(trailers) = whole.trailers else {
-        return Err(Status::unknown("the server ended the call without a grpc-status").into());
-    };
-    let trailers = trailers.into_result()?;
     let head = whole.head.unwrap_or_default();
-    let data = match plain_message(whole.data.unwrap_or_default(), limit) {
-        Ok(message) => {
-            return Ok(Reply {
-                metadata: head.metadata,
-                trailers,
-                payload: Payload::Message(message),
-            });
-        }
+    match unary_parts(whole.trailers, head.encoding, whole.data, limit) {
+        Ok((trailers, message)) => Ok(Reply {
+            metadata: head.metadata,
+            trailers,
+            payload: Payload::Message(message),
+        }),
+        Err(status) => Err(status.with_leading(head.metadata).into()),
+    }
+}
+
+/// The trailing metadata and the message of a whole response.
+fn unary_parts(
+    trailers: Option<Trailers>,
+    encoding: Encoding,
+    data: Option<Bytes>,
+    limit: usize,
+) -> Result<(Metadata, Bytes), Status> {
+    let trailers = trailers
+        .ok_or_else(|| Status::unknown("the server ended the call without a grpc-status"))?
+        .into_result()?;
+    let data = match plain_message(data.unwrap_or_default(), limit) {
+        Ok(message) => return Ok((trailers, message)),
         Err(data) => data,
     };
-    let mut decoder = MessageDecoder::new(head.encoding, limit);
+    let mut decoder = MessageDecoder::new(encoding, limit);
     decoder.push(data);
     let Some(message) = decoder.next()? else {
         decoder.finish()?;
         return Err(Status::internal(
             "the server ended a unary call with OK and without a message",
-        )
-        .into());
+        ));
     };
     if decoder.next()?.is_some() {
         return Err(Status::internal(
             "the server answered a unary call with more than one message",
-        )
-        .into());
+        ));
     }
     decoder.finish()?;
-    Ok(Reply {
-        metadata: head.metadata,
-        trailers,
-        payload: Payload::Message(message),
-    })
+    Ok((trailers, message))
 }

@@ -64,7 +64,7 @@ impl Body {
 
     pub(super) fn single(message: Bytes, trailers: HeaderMap, held: Option<Held>) -> Self {
         Self(Kind::Single {
-            message: Some(message),
+            message: Some(message).filter(|message| !message.is_empty()),
             trailers: Some(trailers),
             held,
         })

@@ -3,10 +3,9 @@
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 
 use crate::codec::Subtype;
-use crate::transport::http2::fields::bounded;
 use crate::wire::compression::Encoding;
 use crate::wire::head::{Fields, ResponseHead, Trailers};
-use crate::wire::{binary, percent};
+use crate::wire::{binary, outcome};
 use crate::{Code, Metadata, MetadataValue};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -60,23 +59,25 @@ pub(super) fn announce(headers: &mut HeaderMap, trailers: Option<&HeaderMap>) {
 /// The fields that end a response, into an empty map or, for a trailers-only response, its head.
 pub(super) fn append_trailers(headers: &mut HeaderMap, trailers: &Trailers) {
     append_metadata(headers, &trailers.metadata);
-    let Some(outcome) = &trailers.outcome else {
+    let Some(ended) = &trailers.outcome else {
         return;
     };
-    let code = outcome
+    let code = ended
         .as_ref()
         .map_or_else(crate::Status::code, |()| Code::Ok);
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code.as_str()));
-    let Err(status) = outcome else {
+    let Err(status) = ended else {
         return;
     };
-    if !status.message().is_empty()
-        && let Ok(value) = HeaderValue::from_str(&percent::encode(bounded(status.message())))
+    let details = binary::encode(status.details());
+    let text = outcome::text(status.message(), details.len());
+    if !text.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&text)
     {
         headers.insert(GRPC_MESSAGE, value);
     }
-    if !status.details().is_empty()
-        && let Ok(value) = HeaderValue::try_from(binary::encode(status.details()))
+    if !details.is_empty()
+        && let Ok(value) = HeaderValue::try_from(details)
     {
         headers.insert(GRPC_DETAILS, value);
     }

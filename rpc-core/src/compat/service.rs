@@ -140,7 +140,7 @@ impl RouterService {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
-            .max_buf_size(MAX_HEADERS)
+            .max_buf_size(MAX_HEADERS.max(self.options.max_header_list as usize))
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
@@ -204,6 +204,7 @@ impl RouterService {
             service: self.clone(),
             path: Arc::clone(&path),
             codec: codecs.response,
+            http1,
             started,
             told: false,
         };
@@ -258,6 +259,15 @@ impl RouterService {
                         .unwrap_or_else(|status| Finished(Err(status)));
                     drop(admission);
                     report.finished(outcome.as_ref().err());
+                    // It is the first head, or it has no effect.
+                    if let Err(status) = &outcome
+                        && !status.leading_metadata().is_empty()
+                    {
+                        end.send_head(ResponseHead {
+                            metadata: status.leading_metadata().clone(),
+                            ..ResponseHead::default()
+                        });
+                    }
                     end.send_trailers(match outcome {
                         Ok(metadata) => Trailers::ok(metadata),
                         Err(status) => Trailers::error(status),
@@ -286,6 +296,7 @@ struct Report {
     service: RouterService,
     path: Arc<str>,
     codec: Subtype,
+    http1: bool,
     started: Instant,
     told: bool,
 }
@@ -321,7 +332,22 @@ impl Report {
     fn refuse(mut self, status: Status) -> Response<Body> {
         self.finished(Some(&status));
         let unsupported = status.code() == Code::Unimplemented;
-        let mut response = trailers_only(&Trailers::error(status), self.codec);
+        let mut response = if status.leading_metadata().is_empty() {
+            trailers_only(&Trailers::error(status), self.codec)
+        } else {
+            let head = ResponseHead {
+                metadata: status.leading_metadata().clone(),
+                ..ResponseHead::default()
+            };
+            let trailers = Trailers::error(status);
+            whole_response(
+                &head,
+                Bytes::new(),
+                &trailers,
+                None,
+                (self.codec, self.http1),
+            )
+        };
         if unsupported {
             response
                 .headers_mut()
@@ -388,15 +414,27 @@ fn single_response(
     codec: Subtype,
     http1: bool,
 ) -> Response<Body> {
-    let mut trailers = HeaderMap::with_capacity(2);
-    http_fields::append_trailers(&mut trailers, &Trailers::ok(single.trailers));
-    let announced = http1.then(|| trailers.clone());
-    let mut response = Response::new(Body::single(single.message, trailers, held));
     let head = ResponseHead {
         encoding: single.encoding,
         metadata: single.metadata,
     };
-    *response.headers_mut() = http_fields::response_fields(&head, codec);
+    let trailers = Trailers::ok(single.trailers);
+    whole_response(&head, single.message, &trailers, held, (codec, http1))
+}
+
+/// A response of a head, a message or none, and trailers.
+fn whole_response(
+    head: &ResponseHead,
+    message: Bytes,
+    trailers: &Trailers,
+    held: Option<Held>,
+    (codec, http1): (Subtype, bool),
+) -> Response<Body> {
+    let mut fields = HeaderMap::with_capacity(2);
+    http_fields::append_trailers(&mut fields, trailers);
+    let announced = http1.then(|| fields.clone());
+    let mut response = Response::new(Body::single(message, fields, held));
+    *response.headers_mut() = http_fields::response_fields(head, codec);
     if let Some(trailers) = announced {
         http_fields::announce(response.headers_mut(), Some(&trailers));
     }

@@ -15,7 +15,7 @@ use super::shutdown::ShutdownHook;
 use crate::client::CallObserver;
 use crate::transport::keepalive::Keepalive;
 use crate::wire::compression::Encoding;
-use crate::wire::message::DEFAULT_RECEIVE_LIMIT;
+use crate::wire::message::{DEFAULT_RECEIVE_LIMIT, MAX_HEADER_LIST};
 
 /// Serves services over HTTP/2.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub(crate) struct Options {
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_handlers: usize,
     pub(crate) receive_limit: usize,
+    pub(crate) max_header_list: u32,
     pub(crate) memory_budget: Option<usize>,
     pub(crate) limits: Limits,
     pub(crate) compress: Encoding,
@@ -63,6 +64,7 @@ impl Default for Options {
             max_concurrent_streams: 256,
             max_handlers: usize::MAX >> 4,
             receive_limit: DEFAULT_RECEIVE_LIMIT,
+            max_header_list: MAX_HEADER_LIST,
             memory_budget: None,
             limits: Limits::default(),
             compress: Encoding::Identity,
@@ -289,6 +291,18 @@ impl ServerBuilder {
     #[must_use]
     pub fn max_receive_message_size(mut self, bytes: usize) -> Self {
         self.options.receive_limit = bytes;
+        self
+    }
+
+    /// The largest header list to accept, 16 KiB by default, from 1 KiB to 1 MiB: what the metadata of a
+    /// head, or of trailers, may be in all, with 32 octets for each field beside name and value (RFC 9113
+    /// section 6.5.2). How much may be sent is what each client says.
+    ///
+    /// The peer is told, and a call that has more metadata ends with `RESOURCE_EXHAUSTED`. For those who
+    /// take large tokens or cookies; a list has 128 fields at the most in any case.
+    #[must_use]
+    pub fn max_header_list_size(mut self, octets: u32) -> Self {
+        self.options.max_header_list = octets.clamp(1024, 1024 * 1024);
         self
     }
 

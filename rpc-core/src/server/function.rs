@@ -95,7 +95,7 @@ impl Service {
         let (state, codec) = (Arc::clone(state), method.response.encoder);
         self.answering_once(method, move |call, head| {
             let state = Arc::clone(&state);
-            async move { head.single(function(&state, call.request()).await?, codec) }
+            async move { head.outcome(function(&state, call.request()).await, codec) }
         })
     }
 

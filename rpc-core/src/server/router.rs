@@ -148,7 +148,7 @@ impl Service {
         let (state, handler) = (Arc::clone(state), Arc::new(handler));
         self.answering_once(method, move |call, head| {
             let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
-            async move { head.single(handler(state, call.request()).await?, codec) }
+            async move { head.outcome(handler(state, call.request()).await, codec) }
         })
     }
 
@@ -354,11 +354,29 @@ impl Head {
         })
     }
 
-    pub(super) fn single<R>(
-        mut self,
-        response: Response<R>,
+    /// The outcome of a handler with one response.
+    pub(super) fn outcome<R>(
+        self,
+        outcome: Result<Response<R>, Status>,
         encoder: Encoder<R>,
     ) -> Result<Single, Status> {
+        match outcome {
+            Ok(response) => self.single(response, encoder),
+            Err(status) => Err(self.failure(status)),
+        }
+    }
+
+    /// A failure, with what was to go ahead of the response.
+    pub(super) fn failure(self, mut status: Status) -> Status {
+        if !self.metadata.is_empty() {
+            let mut leading = self.metadata;
+            leading.extend(std::mem::take(status.leading_metadata_mut()));
+            *status.leading_metadata_mut() = leading;
+        }
+        status
+    }
+
+    fn single<R>(mut self, response: Response<R>, encoder: Encoder<R>) -> Result<Single, Status> {
         let message = message::encode(encoder, response.get_ref(), self.encoding)?;
         self.metadata.extend(response.metadata);
         Ok(Single {

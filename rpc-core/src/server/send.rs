@@ -20,7 +20,7 @@ const SMALL: usize = 4096;
 /// Where a handler puts the responses of a streaming call.
 ///
 /// The head goes out with the first message or by [`send_headers`](Self::send_headers); a handler
-/// that fails before that answers with its status alone.
+/// that fails before that answers with its status alone, unless there is metadata for the head.
 pub struct SendStream<T>(Box<Sending<T>>);
 
 /// What a [`SendStream`] points to.
@@ -138,7 +138,7 @@ impl<T> SendStream<T> {
         &mut self.0.around.get_or_insert_default().metadata
     }
 
-    /// The metadata that goes out after the last message.
+    /// The metadata that goes out after the last message, however the handler ends.
     pub fn trailers_mut(&mut self) -> &mut Metadata {
         &mut self.0.around.get_or_insert_default().trailers
     }
@@ -158,11 +158,29 @@ impl<T> SendStream<T> {
     /// Ends the responses with the handler's outcome; generated code calls it.
     #[must_use]
     pub fn finish(mut self, result: Result<(), Status>) -> Finished {
-        if result.is_ok() {
+        let Err(mut status) = result else {
             self.send_headers();
+            let trailers = self.0.around.map(|around| around.trailers);
+            return Finished(Ok(trailers.unwrap_or_default()));
+        };
+        if !self.0.head_sent {
+            let leading = std::mem::take(status.leading_metadata_mut());
+            if !leading.is_empty() {
+                self.metadata_mut().extend(leading);
+            }
+            let has_metadata = |around: &Around| !around.metadata.is_empty();
+            if self.0.around.as_deref().is_some_and(has_metadata) {
+                self.send_headers();
+            }
         }
-        let trailers = self.0.around.map(|around| around.trailers);
-        Finished(result.map(|()| trailers.unwrap_or_default()))
+        if let Some(around) = self.0.around
+            && !around.trailers.is_empty()
+        {
+            let mut trailers = around.trailers;
+            trailers.extend(std::mem::take(status.metadata_mut()));
+            *status.metadata_mut() = trailers;
+        }
+        Finished(Err(status))
     }
 }
 

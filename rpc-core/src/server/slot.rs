@@ -107,8 +107,8 @@ where
             } else {
                 message::decode(&request.decoder, message)?
             };
-            let answer = handler(state, call.into_request(|_| message)).await?;
-            head.single(answer, response.encoder)
+            let outcome = handler(state, call.into_request(|_| message)).await;
+            head.outcome(outcome, response.encoder)
         })
     }
 
@@ -156,10 +156,12 @@ where
             };
             match future.poll(&mut unwatched) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(status)) => Poll::Ready(Err(status)),
-                Poll::Ready(Ok(answer)) => match head.take() {
-                    Some(head) => Poll::Ready(head.answer(answer, self.response, out)),
-                    None => Poll::Pending,
+                Poll::Ready(outcome) => match (outcome, head.take()) {
+                    (Ok(answer), Some(head)) => {
+                        Poll::Ready(head.answer(answer, self.response, out))
+                    }
+                    (Err(status), Some(head)) => Poll::Ready(Err(head.failure(status))),
+                    (_, None) => Poll::Pending,
                 },
             }
         }));
@@ -217,7 +219,7 @@ where
             let Some(head) = head.take() else {
                 return Poll::Pending;
             };
-            Poll::Ready(outcome.and_then(|answer| head.single(answer, response.encoder)))
+            Poll::Ready(head.outcome(outcome, response.encoder))
         })
     }
 }

@@ -168,9 +168,13 @@ impl<T> RecvStream<T> {
         Ok(self.rare().headers.get_or_insert_default())
     }
 
-    /// The metadata after the last message, once the stream has ended with success.
+    /// The metadata after the last message, once the stream has ended; that of a call that has failed is
+    /// in its status too.
     #[must_use]
     pub fn trailers(&self) -> Option<&Metadata> {
+        if let Source::Failed(status) = &self.0.source {
+            return Some(status.metadata());
+        }
         self.0.rare.as_ref()?.trailers.as_ref()
     }
 
@@ -429,7 +433,7 @@ impl<T> RecvStream<T> {
         // response: no message comes before that.
         let has_headers = self.rare().headers.is_some();
         if !body.can_resend() || has_headers {
-            let status = plan.annotated(failed.status);
+            let status = self.with_headers(plan.annotated(failed.status));
             plan.report(Some(&status));
             self.0.source = Source::Failed(status.clone());
             return Some(Err(status));
@@ -459,7 +463,7 @@ impl<T> RecvStream<T> {
     /// Ends the stream with a failure and gives it back.
     fn fail(&mut self, status: Status) -> Status {
         let status = match &self.0.source {
-            Source::Open(opened) => opened.plan.annotated(status),
+            Source::Open(opened) => self.with_headers(opened.plan.annotated(status)),
             _ => status,
         };
         if let Some(rare) = &mut self.0.rare {
@@ -470,6 +474,14 @@ impl<T> RecvStream<T> {
         self.end(Some(&status));
         self.0.source = Source::Failed(status.clone());
         status
+    }
+
+    /// A failure with the head of the response, if there was one.
+    fn with_headers(&self, status: Status) -> Status {
+        match self.0.rare.as_ref().and_then(|rare| rare.headers.as_ref()) {
+            Some(headers) if !headers.is_empty() => status.with_leading(headers.clone()),
+            _ => status,
+        }
     }
 
     fn end(&mut self, status: Option<&Status>) {

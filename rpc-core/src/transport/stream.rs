@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::client::Reached;
 use crate::server::Account;
 use crate::wire::head::{ResponseHead, Trailers};
-use crate::{Code, Status};
+use crate::{Code, Metadata, Status};
 
 /// What arrives on a stream.
 #[derive(Debug)]
@@ -94,8 +94,10 @@ pub(crate) enum StreamError {
     Deadline,
     /// The head of the response is not one of gRPC's.
     Protocol(Status),
-    /// There is no memory for what arrives; servers only.
+    /// A server has no memory for what arrives, or a head is more than a client's peer takes.
     Exhausted(Status),
+    /// The response had begun with this metadata; clients only.
+    Begun(Box<(Self, Metadata)>),
     /// The server has answered whole, and takes no more requests: why it failed if it did. Senders of
     /// clients only, whose receiving half has the answer.
     Answered(Option<Status>),
@@ -108,11 +110,24 @@ impl StreamError {
             Self::Unsent(_) => Reached::Nothing,
             Self::Refused(_) => Reached::Library,
             Self::Lost(_) | Self::Deadline => Reached::Perhaps,
+            Self::Begun(begun) => begun.0.reached(),
             Self::Reset(_)
             | Self::Violation(_)
             | Self::Protocol(_)
             | Self::Exhausted(_)
             | Self::Answered(_) => Reached::Server,
+        }
+    }
+
+    /// The same after a head of a response, if there was one with metadata.
+    pub(crate) fn after(self, head: Option<ResponseHead>) -> Self {
+        match (self, head) {
+            // Its status is made elsewhere.
+            (Self::Deadline, _) => Self::Deadline,
+            (error, Some(head)) if !head.metadata.is_empty() => {
+                Self::Begun(Box::new((error, head.metadata)))
+            }
+            (error, _) => error,
         }
     }
 
@@ -124,6 +139,7 @@ impl StreamError {
             Self::Violation(_) => Code::Internal,
             Self::Deadline => Code::DeadlineExceeded,
             Self::Protocol(status) | Self::Exhausted(status) => status.code(),
+            Self::Begun(begun) => begun.0.code(),
             Self::Answered(status) => status.as_ref().map_or(Code::Cancelled, Status::code),
         }
     }
@@ -139,6 +155,7 @@ impl StreamError {
             Self::Deadline => Self::Deadline,
             Self::Protocol(status) => Self::Protocol(status.clone()),
             Self::Exhausted(status) => Self::Exhausted(status.clone()),
+            Self::Begun(begun) => Self::Begun(Box::new((begun.0.again(), begun.1.clone()))),
             Self::Answered(status) => Self::Answered(status.clone()),
         }
     }
@@ -161,6 +178,7 @@ impl StreamError {
             Self::Protocol(status) | Self::Exhausted(status) | Self::Answered(Some(status)) => {
                 status
             }
+            Self::Begun(begun) => begun.0.into_status().with_leading(begun.1),
             Self::Answered(None) => {
                 Status::cancelled("the server has answered already and takes no more requests")
             }
@@ -199,6 +217,7 @@ mod tests {
             StreamError::Exhausted(Status::resource_exhausted("e")),
             StreamError::Answered(Some(Status::aborted("a"))),
             StreamError::Answered(None),
+            StreamError::Begun(Box::new((StreamError::Violation("v"), Metadata::new()))),
         ] {
             assert_eq!(
                 error.code(),

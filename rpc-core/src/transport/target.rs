@@ -73,6 +73,7 @@ pub(crate) struct Dialer {
     pub(crate) keepalive: Option<Keepalive>,
     /// Connections that have ended since they asked too often whether their server is there.
     pub(crate) too_often: AtomicU32,
+    pub(crate) max_header_list: u32,
 }
 
 impl Dialer {
@@ -114,6 +115,11 @@ impl Dialer {
         let keepalive = self
             .keepalive
             .map(|keepalive| keepalive.of_engine(too_often));
+        let config = rpc_http2::Config {
+            keepalive,
+            ..rpc_http2::Config::default()
+        }
+        .with_max_header_list(self.max_header_list);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let host = match address {
@@ -124,11 +130,11 @@ impl Dialer {
                 .connect(host, io)
                 .await
                 .map_err(|error| failed("the TLS handshake with", error))?;
-            return client::connect(io, &authority, true, self.receive_limit, keepalive)
+            return client::connect(io, &authority, true, self.receive_limit, config)
                 .await
                 .map_err(|error| failed("opening HTTP/2 over TLS with", error));
         }
-        client::connect(io, &authority, false, self.receive_limit, keepalive)
+        client::connect(io, &authority, false, self.receive_limit, config)
             .await
             .map_err(|error| failed("opening HTTP/2 with", error))
     }

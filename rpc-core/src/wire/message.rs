@@ -11,6 +11,8 @@ use crate::{Code, DecodeError, Status};
 pub(crate) const PREFIX: usize = 5;
 /// What a receiver takes unless it is told otherwise.
 pub(crate) const DEFAULT_RECEIVE_LIMIT: usize = 4 * 1024 * 1024;
+/// The largest header list that it takes, likewise.
+pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
 /// Messages below this size do not get smaller by compression.
 const COMPRESS_FROM: usize = 256;
 

@@ -6,6 +6,7 @@ pub(crate) mod binary;
 pub(crate) mod compression;
 pub(crate) mod head;
 pub(crate) mod message;
+pub(crate) mod outcome;
 pub(crate) mod percent;
 pub(crate) mod timeout;
 pub(crate) mod weight;

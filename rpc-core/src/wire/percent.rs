@@ -28,6 +28,28 @@ pub(crate) fn encode(message: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
+/// As much of a message, encoded, as is so many octets long; cut between two characters.
+pub(crate) fn encode_within(message: &str, octets: usize) -> Cow<'_, str> {
+    if message.len() <= octets / 3 {
+        return encode(message);
+    }
+    let (mut length, mut begun) = (0, false);
+    let cut = message.char_indices().find(|(_, character)| {
+        begun |= *character != ' ';
+        let plain = begun && matches!(character, ' '..='~') && *character != '%';
+        length += if plain { 1 } else { 3 * character.len_utf8() };
+        length > octets
+    });
+    let Some((cut, _)) = cut else {
+        // Spaces at its end are longer than they were taken for.
+        return match encode(message) {
+            encoded if encoded.len() <= octets => encoded,
+            _ => encode(message.trim_end_matches(' ')),
+        };
+    };
+    encode(message[..cut].trim_end_matches(' '))
+}
+
 /// Never fails: an escape that is not one stays as it is, bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn decode(message: &[u8]) -> String {
     let mut bytes = Vec::with_capacity(message.len());
@@ -78,6 +100,30 @@ mod tests {
             assert_eq!(decode(encoded.as_bytes()), text);
         }
         assert_eq!(encode("a%b"), "a%25b");
+    }
+
+    #[test]
+    fn what_goes_out_is_bounded_and_ends_with_a_character() {
+        for text in [
+            "a".repeat(5000),
+            "\u{3042}".repeat(4000),
+            "50% ".repeat(2000),
+            " ".repeat(3000),
+            format!("  x{}", "\u{1f608} ".repeat(1000)),
+            "a ".repeat(2048),
+        ] {
+            for bound in [0, 1, 2, 3, 8, 9, 10, 4095, 4096, 100_000] {
+                let encoded = encode_within(&text, bound);
+                assert!(encoded.len() <= bound, "{} above {bound}", encoded.len());
+                assert!(text.starts_with(&decode(encoded.as_bytes())));
+                if bound == 100_000 {
+                    assert_eq!(decode(encoded.as_bytes()), text);
+                } else if bound > 4000 && !text.starts_with(' ') {
+                    assert!(encoded.len() + 20 > bound, "{} of {bound}", encoded.len());
+                }
+            }
+        }
+        assert_eq!(encode_within("\u{3042}\u{3042}", 17), "%E3%81%82");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod adapters;
+mod around;
 mod attempts;
 mod bad_input;
 mod bad_server;
@@ -9,6 +10,7 @@ mod balancing;
 mod budget;
 mod building;
 mod calls;
+mod claims;
 mod codecs;
 mod connections;
 mod deadlines;
@@ -19,6 +21,7 @@ mod first_bytes;
 mod foreign_fields;
 mod h2_crate;
 mod h2_streams;
+mod header_lists;
 mod health;
 mod heavy;
 mod http1;

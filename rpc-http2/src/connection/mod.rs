@@ -389,6 +389,13 @@ impl Connection {
         self.remove_if_over(key);
     }
 
+    /// The largest header list that the peer says it takes, with 32 octets for each field (RFC 9113
+    /// section 6.5.2): advice, which it may not know itself to be wrong.
+    #[must_use]
+    pub fn peer_header_list(&self) -> usize {
+        self.peer.max_header_list as usize
+    }
+
     /// Drops what a stream holds unsent, unless its end is queued behind it; it can still be ended.
     pub fn discard(&mut self, key: StreamKey) {
         if self.is_open(key) {

@@ -13,6 +13,7 @@ pub(super) struct PeerSettings {
     pub(super) max_streams: u32,
     pub(super) initial_window: u32,
     pub(super) max_frame: u32,
+    pub(super) max_header_list: u32,
 }
 
 impl Default for PeerSettings {
@@ -22,6 +23,7 @@ impl Default for PeerSettings {
             max_streams: u32::MAX,
             initial_window: frame::DEFAULT_WINDOW,
             max_frame: frame::DEFAULT_MAX_FRAME,
+            max_header_list: u32::MAX,
         }
     }
 }
@@ -163,8 +165,9 @@ impl Connection {
                 }
                 self.peer.max_frame = value;
             }
-            // The limit of header lists is advice, and whoever cannot take an answer says so
-            // by a reset; unknown settings are ignored.
+            // It is advice: the user is told, and nothing is refused here.
+            setting::MAX_HEADER_LIST_SIZE => self.peer.max_header_list = value,
+            // Unknown settings are ignored.
             _ => {}
         }
         Ok(())

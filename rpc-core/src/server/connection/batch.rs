@@ -186,9 +186,10 @@ impl Batch {
         };
         let report = Report::new(shared, &path);
         let refusal = if oversized {
-            Some(Status::resource_exhausted(
-                "the head of the request is larger than 16 KiB or has more than 128 fields",
-            ))
+            Some(Status::resource_exhausted(format!(
+                "the head of the request is more than the {} octets of header list (max_header_list_size of the server) or the 128 fields that this server takes",
+                options.max_header_list
+            )))
         } else {
             error
         };

@@ -236,47 +236,98 @@ impl State {
 
     /// Sends the head of a response.
     pub(super) fn send_head(&mut self, key: StreamKey, head: &ResponseHead) {
-        let Some(call) = self.call(key) else {
-            return;
-        };
-        if std::mem::replace(&mut call.head_sent, true) {
+        if self.call(key).is_none_or(|call| call.head_sent) {
             return;
         }
-        self.put_head(key, head.encoding, &head.metadata);
+        if let Err(status) = self.put_head(key, head.encoding, &head.metadata) {
+            return self.end(key.index(), status);
+        }
+        if let Some(call) = self.call(key) {
+            call.head_sent = true;
+        }
     }
 
-    fn put_head(&mut self, key: StreamKey, encoding: Encoding, metadata: &Metadata) {
+    /// Sends a head, unless the client does not take one so large.
+    fn put_head(
+        &mut self,
+        key: StreamKey,
+        encoding: Encoding,
+        metadata: &Metadata,
+    ) -> Result<(), Status> {
         let template = self.heads.of(key, encoding);
         if metadata.is_empty() {
             self.machine.respond(key, template, &self.none, false);
-            return;
+            return Ok(());
         }
         self.rest.clear();
         fields::push_metadata(&mut self.rest, metadata);
+        let size = self.rest.size() + template.fields().size();
+        let limit = self.machine.peer_header_list();
+        if size > limit {
+            return Err(fields::too_large("head of the response", size, limit));
+        }
         self.machine.respond(key, template, &self.rest, false);
+        Ok(())
     }
 
-    fn put_ok(&mut self, key: StreamKey, metadata: &Metadata) {
+    /// Ends a response with success, unless the client does not take trailers so large.
+    fn put_ok(&mut self, key: StreamKey, metadata: &Metadata) -> Result<(), Status> {
         if metadata.is_empty() {
             self.machine.trailers(key, &mut self.ok, &self.none);
-            return;
+            return Ok(());
         }
         self.rest.clear();
         fields::push_metadata(&mut self.rest, metadata);
+        let size = self.rest.size() + self.ok.fields().size();
+        let limit = self.machine.peer_header_list();
+        if size > limit {
+            return Err(fields::too_large("trailers of the response", size, limit));
+        }
         self.machine.trailers(key, &mut self.ok, &self.rest);
+        Ok(())
     }
 
-    /// Answers a call that ran in place.
-    pub(super) fn answer(&mut self, key: StreamKey, answer: &Answer, message: &[u8]) {
-        if self.machine.is_open(key) {
-            self.put_head(key, answer.encoding, &answer.metadata);
-            self.machine.send(key, Payload::Copied(message), false);
-            self.put_ok(key, &answer.trailers);
+    /// Sends a whole response; gives the status that the call ends with instead when its metadata is
+    /// larger than the client takes.
+    fn put_all(
+        &mut self,
+        key: StreamKey,
+        encoding: Encoding,
+        (metadata, trailers): (&Metadata, &Metadata),
+        message: Payload<'_>,
+    ) -> Option<Status> {
+        if let Err(status) = self.put_head(key, encoding, metadata) {
+            self.refuse(key, &status, false);
+            return Some(status);
         }
+        self.machine.send(key, message, false);
+        self.put_end(key, trailers)
+    }
+
+    /// Ends a response with success, or with what is given back, behind its head.
+    fn put_end(&mut self, key: StreamKey, trailers: &Metadata) -> Option<Status> {
+        let status = self.put_ok(key, trailers).err()?;
+        self.refuse(key, &status, true);
+        Some(status)
+    }
+
+    /// Answers a call that ran in place; gives the status that it ends with instead.
+    pub(super) fn answer(
+        &mut self,
+        key: StreamKey,
+        answer: &Answer,
+        message: &[u8],
+    ) -> Option<Status> {
+        if !self.machine.is_open(key) {
+            return None;
+        }
+        let around = (&answer.metadata, &answer.trailers);
+        self.put_all(key, answer.encoding, around, Payload::Copied(message))
     }
 
     /// Answers a call with its one response; gives the status that it ends with instead when the
-    /// response would have to wait and cannot be held meanwhile.
+    /// response would have to wait and cannot be held meanwhile, or has more metadata than the client
+    /// takes.
     pub(super) fn answer_single(&mut self, key: StreamKey, single: Single) -> Option<Status> {
         let length = single.message.len();
         let unsent = self.machine.unsent().max(self.unsent.octets());
@@ -288,11 +339,10 @@ impl State {
             self.refuse(key, &status, false);
             return Some(status);
         }
-        self.put_head(key, single.encoding, &single.metadata);
-        self.machine.send(key, payload(&single.message), false);
-        self.put_ok(key, &single.trailers);
+        let around = (&single.metadata, &single.trailers);
+        let status = self.put_all(key, single.encoding, around, payload(&single.message));
         self.settle();
-        None
+        status
     }
 
     /// Counts what is unsent, when that has changed by much.
@@ -316,10 +366,10 @@ impl State {
         self.look.is_none() && self.unsent.octets() > 0 && self.machine.limits().stall.is_some()
     }
 
-    /// Ends a streaming response with success.
-    pub(super) fn finish(&mut self, key: StreamKey, metadata: &Metadata) {
+    /// Ends a streaming response with success; gives the status that it ends with instead.
+    pub(super) fn finish(&mut self, key: StreamKey, metadata: &Metadata) -> Option<Status> {
         self.send_head(key, &ResponseHead::default());
-        self.put_ok(key, metadata);
+        self.put_end(key, metadata)
     }
 
     /// Ends a call with a status, in its head when none was sent.
@@ -328,19 +378,34 @@ impl State {
         self.refuse(key, status, head_sent);
     }
 
-    /// The answer of a call that has no handler.
+    /// Ends a call with a status: in its head, unless one was sent or the status has metadata for it.
     pub(super) fn refuse(&mut self, key: StreamKey, status: &Status, head_sent: bool) {
+        let leading = status.leading_metadata();
+        if !head_sent && !leading.is_empty() {
+            let sent = self.put_head(key, Encoding::Identity, leading);
+            return match sent {
+                Ok(()) => self.put_status(key, status, true),
+                Err(too_large) => self.put_status(key, &too_large, false),
+            };
+        }
+        self.put_status(key, status, head_sent);
+    }
+
+    fn put_status(&mut self, key: StreamKey, status: &Status, head_sent: bool) {
+        let limit = self.machine.peer_header_list();
         self.rest.clear();
-        if !head_sent && status.code() == Code::Unimplemented {
+        if head_sent {
+            fields::push_status_within(&mut self.rest, status, 0, limit);
+            self.machine.trailers(key, &mut self.empty, &self.rest);
+            return;
+        }
+        if status.code() == Code::Unimplemented {
             self.rest.push("grpc-accept-encoding", ACCEPT);
         }
-        fields::push_status(&mut self.rest, status);
-        if head_sent {
-            self.machine.trailers(key, &mut self.empty, &self.rest);
-        } else {
-            let template = self.heads.of(key, Encoding::Identity);
-            self.machine.respond(key, template, &self.rest, true);
-        }
+        let template = self.heads.of(key, Encoding::Identity);
+        let beside = template.fields().size();
+        fields::push_status_within(&mut self.rest, status, beside, limit);
+        self.machine.respond(key, template, &self.rest, true);
     }
 
     /// Answers what is no call of gRPC.

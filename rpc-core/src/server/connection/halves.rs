@@ -64,10 +64,7 @@ impl Hold {
                 return;
             };
             let failure = match outcome.0 {
-                Ok(metadata) => {
-                    state.finish(self.key, &metadata);
-                    None
-                }
+                Ok(metadata) => state.finish(self.key, &metadata),
                 Err(status) => {
                     state.fail(self.key, &status);
                     Some(status)

@@ -149,7 +149,8 @@ impl Served {
                 .map(|age| age.mul_f64(0.9 + 0.2 * fastrand::f64())),
             max_age_grace: self.0.options.max_age_grace,
             ..Config::default()
-        };
+        }
+        .with_max_header_list(self.0.options.max_header_list);
         let now = Instant::now().into_std();
         let machine = Machine::new(Role::Server, config, accepted.into_std());
         let shared = Arc::new(Shared {

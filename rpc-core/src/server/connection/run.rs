@@ -135,8 +135,7 @@ impl Batch {
             let status = match outcome {
                 Outcome::Answer(answer, range) => {
                     let message = self.arena.get(range).unwrap_or_default();
-                    state.answer(key, &answer, message);
-                    None
+                    state.answer(key, &answer, message)
                 }
                 Outcome::Large(answer, message) => {
                     let single = Single {

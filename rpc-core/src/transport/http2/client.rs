@@ -135,6 +135,8 @@ pub(super) struct Call {
     pub(super) turn: bool,
     /// The head of the response has come, with more to follow.
     pub(super) begun: bool,
+    /// The status in a head that was not the end; it counts if the trailers have none.
+    claim: Option<Box<Trailers>>,
 }
 
 /// The parts of a unary response.
@@ -150,7 +152,7 @@ pub(crate) async fn connect(
     authority: &str,
     secure: bool,
     receive_limit: usize,
-    keepalive: Option<rpc_http2::Keepalive>,
+    config: rpc_http2::Config,
 ) -> io::Result<Connection> {
     if authority.is_empty() || !authority.bytes().all(|octet| octet.is_ascii_graphic()) {
         return Err(io::Error::new(
@@ -159,16 +161,12 @@ pub(crate) async fn connect(
         ));
     }
     let now = Instant::now().into_std();
-    let config = rpc_http2::Config {
-        keepalive,
-        ..rpc_http2::Config::default()
-    };
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             machine: Machine::new(rpc_http2::Role::Client, config, now),
             calls: Vec::new(),
             templates: Templates::default(),
-            known: KnownHeads::default(),
+            known: KnownHeads::new(config.max_header_list),
             wheel: Wheel::new(now),
             rest: Fields::new(),
             driver: None,
@@ -376,6 +374,14 @@ impl State {
                 key.own_agent,
             )
         });
+        if !head.metadata.is_empty() {
+            let size = template.fields().size() + self.rest.size();
+            let limit = self.machine.peer_header_list();
+            if size > limit {
+                let status = fields::too_large("head of the request", size, limit);
+                return Err(StreamError::Exhausted(status));
+            }
+        }
         let stream = self
             .machine
             .open(template, &self.rest, now.into_std())
@@ -399,6 +405,7 @@ impl State {
             halves: 2,
             turn: false,
             begun: false,
+            claim: None,
         });
         if let Some(deadline) = head.deadline {
             self.wheel.set(index, deadline.instant().into_std());
@@ -493,7 +500,7 @@ impl State {
                 call.begun = true;
                 return [call.progress(), None];
             }
-            (_, Some(Ok(ClientHead::Head(_, content_type))))
+            (_, Some(Ok(ClientHead::Head { content_type, .. })))
                 if !content_type.may_be_of(call.codec) =>
             {
                 let status = wrong_codec(&content_type, call.codec);
@@ -503,8 +510,9 @@ impl State {
                 self.machine.reset(key, ErrorCode::CANCEL);
                 return wakers;
             }
-            (_, Some(Ok(ClientHead::Head(head, _)))) => {
+            (_, Some(Ok(ClientHead::Head { head, claim, .. }))) => {
                 call.head = Some(head);
+                call.claim = claim;
                 call.begun = true;
                 if !end {
                     return [call.progress(), None];
@@ -532,6 +540,11 @@ impl State {
             self.machine.consume(key, data.len());
             return [None, None];
         };
+        if !data.is_empty() {
+            // That there are messages is what an OK before them cannot know.
+            let is_failure = |claim: &mut Box<Trailers>| matches!(claim.outcome, Some(Err(_)));
+            call.claim.take_if(|claim| !is_failure(claim));
+        }
         if call.unary
             && call.whole.is_none()
             && let Some(single) = call.assembler.single(data)
@@ -544,7 +557,8 @@ impl State {
             call.assembler.push(data);
         }
         if end {
-            call.outcome.get_or_insert(Ok(None));
+            let claim = call.claim.take().map(|claim| *claim);
+            call.outcome.get_or_insert(Ok(claim));
         } else if call.unary && call.assembler.is_over() && call.outcome.is_none() {
             call.outcome = Some(Err(StreamError::Protocol(call.too_much())));
             let wakers = call.both();
@@ -570,6 +584,12 @@ impl State {
         let Some(call) = self.call(key) else {
             return [None, None];
         };
+        let mut trailers = trailers;
+        if trailers.outcome.is_none()
+            && let Some(claim) = call.claim.take()
+        {
+            trailers.outcome = claim.outcome;
+        }
         call.outcome.get_or_insert(Ok(Some(trailers)));
         let (wakers, unary) = (call.both(), call.unary);
         if !unary {
@@ -601,6 +621,15 @@ impl State {
             _ => now,
         };
         let is_late = self.wheel.is_due(key.index(), seen);
+        if !is_late
+            && let Some(call) = self.call(key)
+            && let Some(claim) = call.claim.take()
+            && claim.failure().is_some()
+        {
+            // It has said why, and then nothing more.
+            call.outcome.get_or_insert(Ok(Some(*claim)));
+            return call.both();
+        }
         self.on_error(
             key,
             if is_late {
@@ -714,11 +743,15 @@ impl UnaryCall<'_> {
             }
             return Poll::Pending;
         };
-        let reply = outcome.map(|trailers| WholeReply {
-            head: call.head.take(),
-            data: call.whole.take().or_else(|| call.assembler.take_all()),
-            trailers,
-        });
+        let head = call.head.take();
+        let reply = match outcome {
+            Ok(trailers) => Ok(WholeReply {
+                head,
+                data: call.whole.take().or_else(|| call.assembler.take_all()),
+                trailers,
+            }),
+            Err(error) => Err(error.after(head)),
+        };
         self.done = true;
         let had_output = state.machine.has_output();
         state.let_go(key);
@@ -755,13 +788,13 @@ pub(super) fn understand(
     {
         return (Some(head), None);
     }
-    (None, Some(fields::client_head(block, end)))
+    (None, Some(fields::client_head(block, end, known.limit)))
 }
 
 /// Understands trailers, by memory when they are the usual ones.
 pub(super) fn understand_trailers(known: &mut KnownHeads, block: Block<'_>) -> Trailers {
     match known.find(block, true) {
         Some(KnownHead::Ok) => Trailers::ok(crate::Metadata::new()),
-        _ => fields::trailers(block),
+        _ => fields::trailers(block, known.limit),
     }
 }

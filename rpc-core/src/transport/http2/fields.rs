@@ -9,7 +9,7 @@ use crate::codec::Subtype;
 use crate::transport::stream::StreamError;
 use crate::wire::compression::{ACCEPT, Encoding};
 use crate::wire::head::{ContentType, Fields, RequestHead, ResponseHead, Trailers, status_of_http};
-use crate::wire::{binary, percent, timeout};
+use crate::wire::{binary, outcome, percent, timeout};
 use crate::{Code, Metadata, MetadataValue, Status};
 
 const AGENT: &str = concat!("rpc-core/", env!("CARGO_PKG_VERSION"));
@@ -74,23 +74,53 @@ pub(crate) fn push_status(fields: &mut List, status: &Status) {
     if status.code() == Code::Ok {
         return;
     }
-    if !status.message().is_empty() {
-        let message = percent::encode(bounded(status.message()));
-        fields.push("grpc-message", message.as_bytes());
+    let details = binary::encode(status.details());
+    let text = outcome::text(status.message(), details.len());
+    if !text.is_empty() {
+        fields.push("grpc-message", text.as_bytes());
     }
-    if !status.details().is_empty() {
-        fields.push("grpc-status-details-bin", binary::encode(status.details()));
+    if !details.is_empty() {
+        fields.push("grpc-status-details-bin", details);
     }
     push_all(fields, status.outgoing());
 }
 
-/// A longer message could pass a peer's limit on header lists and turn a failed call into a broken stream.
-pub(crate) fn bounded(message: &str) -> &str {
-    const LONGEST: usize = 4096;
-    if message.len() <= LONGEST {
-        return message;
+/// The same where the peer has said how large a header list it takes, with what goes out beside it.
+///
+/// What is too large for that is told in its place; a status that is no more than a text is cut. The
+/// code goes out in any case, since the limit is advice (RFC 9113 section 6.5.2).
+pub(crate) fn push_status_within(fields: &mut List, status: &Status, beside: usize, limit: usize) {
+    push_status(fields, status);
+    let size = fields.size().saturating_add(beside);
+    if size <= limit {
+        return;
     }
-    &message[..message.floor_char_boundary(LONGEST)]
+    fields.clear();
+    let is_text = status.details().is_empty() && status.outgoing().next().is_none();
+    let told = if is_text {
+        status.clone()
+    } else {
+        let (code, text) = (status.code(), status.message());
+        let what = format!("status of the call ({code}: {text}) with its details and metadata");
+        too_large(&what, size, limit)
+    };
+    fields.push("grpc-status", told.code().as_str());
+    let taken = beside.saturating_add(fields.size() + FIELD + "grpc-message".len());
+    let room = limit.saturating_sub(taken).min(outcome::TEXT);
+    let text = percent::encode_within(told.message(), room);
+    if !text.is_empty() {
+        fields.push("grpc-message", text.as_bytes());
+    }
+}
+
+/// What each field of a header list counts beside its octets (RFC 9113 section 6.5.2).
+const FIELD: usize = 32;
+
+/// The status of a call of which something is larger than the peer says it takes.
+pub(crate) fn too_large(what: &str, size: usize, limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "the peer takes header lists of {limit} octets (its SETTINGS_MAX_HEADER_LIST_SIZE), and {size} is the size of the {what}"
+    ))
 }
 
 pub(crate) fn push_metadata(fields: &mut List, metadata: &Metadata) {
@@ -142,12 +172,24 @@ pub(crate) fn take(fields: &mut Fields, name: &[u8], value: &[u8]) {
 /// What the head of a response says to a client.
 #[derive(Debug)]
 pub(crate) enum ClientHead {
-    Head(ResponseHead, ContentType),
+    Head {
+        head: ResponseHead,
+        content_type: ContentType,
+        /// The status in a head that does not end the stream.
+        claim: Option<Box<Trailers>>,
+    },
     TrailersOnly(Trailers),
 }
 
 /// Reads the head of a response.
-pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, StreamError> {
+///
+/// Only a head that ends the stream is Trailers-Only ("Responses" of the protocol document). A status in
+/// any other is a claim of which the trailers say the truth; it counts where none come.
+pub(crate) fn client_head(
+    block: Block<'_>,
+    end: bool,
+    limit: u32,
+) -> Result<ClientHead, StreamError> {
     let mut fields = parse(block);
     let of = |wanted: &[u8]| {
         let found = block.fields().find(|(name, _)| *name == wanted);
@@ -156,6 +198,9 @@ pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, Str
     let http_status = of(b":status")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
+    if block.oversized && http_status == 200 {
+        return Err(StreamError::Protocol(oversized("head", limit)));
+    }
     let content_type = fields.content_type.take();
     let is_other = |content_type: &ContentType| !content_type.is_grpc();
     if content_type.as_ref().is_some_and(is_other)
@@ -167,9 +212,6 @@ pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, Str
             of(b"content-type"),
         )));
     }
-    if block.oversized {
-        return Err(StreamError::Protocol(oversized("head")));
-    }
     if let Some(status) = fields.take_error() {
         let status = match status.code() {
             Code::Unimplemented => Status::internal(status.message().to_owned()),
@@ -177,36 +219,62 @@ pub(crate) fn client_head(block: Block<'_>, end: bool) -> Result<ClientHead, Str
         };
         return Err(StreamError::Protocol(status));
     }
-    if end || fields.has_status() {
+    if end {
         return Ok(ClientHead::TrailersOnly(fields.into_trailers()));
+    }
+    let claim = fields
+        .has_status()
+        .then(|| Box::new(fields.clone().into_trailers()));
+    if http_status != 200 {
+        // What follows is no message of the call.
+        let status = claim.and_then(|claim| claim.into_result().err());
+        let status = status.unwrap_or_else(|| status_of_http(http_status, of(b"content-type")));
+        return Err(StreamError::Protocol(status));
     }
     let head = ResponseHead {
         encoding: fields.encoding,
         metadata: fields.metadata,
     };
-    Ok(ClientHead::Head(
+    let content_type = content_type.unwrap_or(ContentType::Grpc);
+    Ok(ClientHead::Head {
         head,
-        content_type.unwrap_or(ContentType::Grpc),
-    ))
+        content_type,
+        claim,
+    })
 }
 
 /// Reads trailers.
-pub(crate) fn trailers(block: Block<'_>) -> Trailers {
-    if block.oversized && !block.fields().any(|(name, _)| name == b"grpc-status") {
-        return Trailers::error(oversized("trailers"));
+pub(crate) fn trailers(block: Block<'_>, limit: u32) -> Trailers {
+    let trailers = parse(block).into_trailers();
+    if !block.oversized {
+        return trailers;
     }
-    parse(block).into_trailers()
+    let lost = oversized("trailers", limit);
+    Trailers::error(match trailers.outcome {
+        None => lost,
+        Some(outcome) => {
+            let ended = match outcome {
+                Ok(()) => "OK".to_owned(),
+                Err(status) => status.to_string(),
+            };
+            Status::resource_exhausted(format!("{}; the call ended with {ended}", lost.message()))
+        }
+    })
 }
 
-fn oversized(what: &str) -> Status {
+fn oversized(what: &str, limit: u32) -> Status {
     Status::resource_exhausted(format!(
-        "the {what} of the response is larger than 16 KiB or has more than 128 fields"
+        "the {what} of the response are more than the {limit} octets of header list (max_header_list_size of the channel) or the 128 fields that this client takes"
     ))
 }
 
 /// What a client has understood of heads that begin alike, by the slots of the engine's memory.
-#[derive(Debug, Default)]
-pub(crate) struct KnownHeads(Vec<Option<(u64, KnownHead)>>);
+#[derive(Debug)]
+pub(crate) struct KnownHeads {
+    known: Vec<Option<(u64, KnownHead)>>,
+    /// The largest header list that is taken.
+    pub(crate) limit: u32,
+}
 
 /// A whole block that is nothing but its prefix, understood.
 #[derive(Clone, Copy, Debug)]
@@ -223,17 +291,26 @@ pub(crate) enum KnownHead {
 }
 
 impl KnownHeads {
+    /// For a connection that takes header lists up to a size.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            known: Vec::new(),
+            limit,
+        }
+    }
+
     /// What a block is, if it was there before.
     pub(crate) fn find(&mut self, block: Block<'_>, trailers: bool) -> Option<KnownHead> {
         let prefix = block.prefix.filter(|_| block.rest.is_empty())?;
-        if prefix.slot >= self.0.len() {
-            self.0.resize(prefix.slot + 1, None);
+        if prefix.slot >= self.known.len() {
+            self.known.resize(prefix.slot + 1, None);
         }
-        let place = self.0.get_mut(prefix.slot)?;
+        let limit = self.limit;
+        let place = self.known.get_mut(prefix.slot)?;
         match place {
             Some((serial, known)) if *serial == prefix.serial => Some(*known),
             _ => {
-                let known = KnownHead::of(block, trailers);
+                let known = KnownHead::of(block, trailers, limit);
                 *place = Some((prefix.serial, known));
                 Some(known)
             }
@@ -242,21 +319,23 @@ impl KnownHeads {
 }
 
 impl KnownHead {
-    fn of(block: Block<'_>, trailers: bool) -> Self {
+    fn of(block: Block<'_>, trailers: bool, limit: u32) -> Self {
         if trailers {
             let only_ok = block
                 .fields()
                 .all(|(name, value)| name == b"grpc-status" && value == b"0");
             return if only_ok { Self::Ok } else { Self::Other };
         }
-        match client_head(block, false) {
-            Ok(ClientHead::Head(head, content_type)) if head.metadata.is_empty() => {
-                match content_type {
-                    ContentType::Grpc => Self::Plain(head.encoding),
-                    ContentType::Proto => Self::PlainProto(head.encoding),
-                    _ => Self::Other,
-                }
-            }
+        match client_head(block, false, limit) {
+            Ok(ClientHead::Head {
+                head,
+                content_type,
+                claim: None,
+            }) if head.metadata.is_empty() => match content_type {
+                ContentType::Grpc => Self::Plain(head.encoding),
+                ContentType::Proto => Self::PlainProto(head.encoding),
+                _ => Self::Other,
+            },
             _ => Self::Other,
         }
     }

@@ -28,7 +28,8 @@ fn settings(list: &[(u16, u32)]) -> Vec<u8> {
 async fn connect(list: &[(u16, u32)]) -> (Connection, DuplexStream) {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     theirs.write_all(&settings(list)).await.unwrap();
-    let connection = client::connect(Box::new(ours), "a", false, 1000, None).await;
+    let config = rpc_http2::Config::default();
+    let connection = client::connect(Box::new(ours), "a", false, 1000, config).await;
     (connection.unwrap(), theirs)
 }
 
