@@ -55,7 +55,8 @@ impl fmt::Debug for Channel {
 }
 
 impl Channel {
-    /// Connects to one address: `http://host:port`, `https://host:port` or `unix:/path`.
+    /// Connects to one address: `http://host:port`, `https://host:port`, `unix:/path` or, on Linux,
+    /// `unix-abstract:name`.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a target that is none, `UNAVAILABLE` naming the endpoint and the

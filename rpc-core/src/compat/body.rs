@@ -25,6 +25,8 @@ enum Kind {
     },
     Stream {
         inbox: Inbox,
+        /// Of its trailers those go out that were announced.
+        http1: bool,
         _handler: AbortOnDrop,
     },
 }
@@ -70,9 +72,10 @@ impl Body {
         })
     }
 
-    pub(super) fn stream(inbox: Inbox, handler: AbortOnDrop) -> Self {
+    pub(super) fn stream(inbox: Inbox, handler: AbortOnDrop, http1: bool) -> Self {
         Self(Kind::Stream {
             inbox,
+            http1,
             _handler: handler,
         })
     }
@@ -100,8 +103,16 @@ impl http_body::Body for Body {
                 });
                 return Poll::Ready(frame.map(Ok));
             }
-            Kind::Stream { inbox, _handler: _ } => match inbox.poll_next(cx) {
+            Kind::Stream { inbox, http1, .. } => match inbox.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(Next::Trailers(trailers)) => {
+                    if *http1 && fields::has_metadata(&trailers) {
+                        tracing::warn!(
+                            "trailing metadata of a stream was left out: over HTTP/1.1 it would have to be announced before the first message"
+                        );
+                    }
+                    Next::Trailers(trailers)
+                }
                 Poll::Ready(next) => next,
             },
         };

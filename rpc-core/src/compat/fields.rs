@@ -42,6 +42,15 @@ pub(super) fn response_fields(head: &ResponseHead, codec: Subtype) -> HeaderMap 
     headers
 }
 
+/// Whether trailers have more than a status.
+pub(super) fn has_metadata(trailers: &Trailers) -> bool {
+    let of_failure = match &trailers.outcome {
+        Some(Err(status)) => !status.metadata().is_empty(),
+        _ => false,
+    };
+    of_failure || !trailers.metadata.is_empty()
+}
+
 /// Announces the trailers of a response over HTTP/1.1 (RFC 9110 section 6.6.2): these, or those of a
 /// stream, of which nobody knows how it will end.
 pub(super) fn announce(headers: &mut HeaderMap, trailers: Option<&HeaderMap>) {

@@ -276,7 +276,7 @@ impl RouterService {
                 let task = AbortOnDrop(task.abort_handle());
                 match poll_fn(|cx| inbox.poll_head(cx)).await {
                     Ok(head) => {
-                        let mut response = Response::new(Body::stream(inbox, task));
+                        let mut response = Response::new(Body::stream(inbox, task, http1));
                         *response.headers_mut() =
                             http_fields::response_fields(&head, codecs.response);
                         if http1 {

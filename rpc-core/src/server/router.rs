@@ -514,6 +514,9 @@ impl Router {
     /// Handles every call that no service has a method for, so that a proxy can be written. There
     /// can be one.
     ///
+    /// Its messages are those of [`Codec::raw`], so it takes calls of `proto`; one of another codec is
+    /// answered with HTTP 415, since it could not be passed on as what it is.
+    ///
     /// The handler ends with `call.responses.finish(result)`.
     #[must_use]
     pub fn fallback<F, Fut>(mut self, handler: F) -> Self

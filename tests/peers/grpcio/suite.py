@@ -1,5 +1,6 @@
 """grpcio as client of our server and as server of our client; a line per case."""
 import concurrent.futures
+import os
 import subprocess
 import threading
 import time
@@ -10,6 +11,9 @@ import test_pb2_grpc as rpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from common import bin, case, cert, finish, key, lines_of
+
+ABSTRACT = f"unix-abstract:rpc-peers/{os.getpid()}"
+
 
 def code_of(call):
     try:
@@ -69,6 +73,15 @@ def client_cases(label, channel):
             sent = dict(sent)
             assert sent["x-a"] == "1" and sent["x-b-bin"] == b"\x00\xff", sent
 
+    def padded_metadata():
+        # As often as it would take to end the connection, were each a mistake.
+        for number in range(250):
+            padded = (("x-a", f"  {number} "), ("x-blank", " "), ("x-b-bin", b" \x00 "))
+            _, call = test.MetadataEcho.with_call(pb.Message(), metadata=padded)
+            for sent in (call.initial_metadata(), call.trailing_metadata()):
+                sent = dict(sent)
+                assert sent["x-a"] == str(number) and sent["x-b-bin"] == b" \x00 ", sent
+
     def deadline_and_cancel():
         start = time.monotonic()
         assert code_of(lambda: test.Hang(pb.Message(), timeout=0.2)) == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -101,7 +114,7 @@ def client_cases(label, channel):
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
 
-    for run in (unary, compressed, streams, stream_fails, errors, metadata, deadline_and_cancel, thousand, unknown, healthy):
+    for run in (unary, compressed, streams, stream_fails, errors, metadata, padded_metadata, deadline_and_cancel, thousand, unknown, healthy):
         case(f"grpcio client, {label}: {run.__name__}", run)
 
 
@@ -173,22 +186,31 @@ def secure(port):
         client_cases("TLS", channel)
 
 
+def abstract(_):
+    with grpc.insecure_channel(f"{ABSTRACT}/ours") as channel:
+        client_cases("unix-abstract", channel)
+
+
 our_server([], plain)
 our_server([cert, key], secure)
+our_server([f"{ABSTRACT}/ours"], abstract)
 
 with open(cert, "rb") as chain, open(key, "rb") as private:
     credentials = grpc.ssl_server_credentials([(private.read(), chain.read())])
-for tls in (False, True):
+for kind in ("plaintext", "TLS", "unix-abstract"):
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=32), compression=grpc.Compression.Gzip)
     rpc.add_TestServicer_to_server(Test(), server)
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    if tls:
+    if kind == "unix-abstract":
+        target, extra = f"{ABSTRACT}/theirs", []
+        server.add_insecure_port(target)
+    elif kind == "TLS":
         target, extra = f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}", [cert]
     else:
         target, extra = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", []
     server.start()
-    lines_of([f"{bin}/peer-client", target, *extra], "of grpcio (TLS)" if tls else "of grpcio (plaintext)")
+    lines_of([f"{bin}/peer-client", target, *extra], f"of grpcio ({kind})")
     server.stop(None).wait()
 
 finish()
