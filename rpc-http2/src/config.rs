@@ -76,13 +76,16 @@ pub struct Limits {
     /// How long the peer may take for its preface and SETTINGS; 10 s.
     pub handshake_time: Duration,
     /// Streams that the peer resets within a second and before it was answered: so many at once, which
-    /// may come again after so long; 1,000 and 0.5 s, which is 2,000 a second for as long as it likes.
+    /// may come again after so long; 1,000 and 2 s, which is 500 a second for as long as it likes, and
+    /// one more for two calls that were answered.
     ///
     /// What counts is what they cost and what is under way, not which share of the calls they are: of
-    /// a proxy whose server hangs they are all. A stream that is reset at once costs what a call costs
-    /// and took no place from its peer's other streams. One that has lived for longer than 10 ms counts
-    /// for less, a tenth at 100 ms: it has held one of the peer's places so long, so that there can
-    /// be few of them ([`Config::max_streams`] divided by their time).
+    /// a proxy whose server hangs they are all. A stream that is reset at once, as those of an attack
+    /// are, has cost its peer nothing and counts in full. Its weight falls with the square of its time,
+    /// a fourth at 1 ms and a hundredth at 9 ms: it has held one of the peer's places so long, so that
+    /// there can be only so many ([`Config::max_streams`] divided by their time), and its handler has
+    /// run as that of any other call. Callers whose calls take 8 ms or more until they give up cannot
+    /// be too many; those that give up after 1 ms may be 2,000 a second.
     pub early_resets: Option<Rate>,
     /// Streams that this side had to reset because of what the peer did on them; 200 in 30 s.
     pub caused_resets: Option<Rate>,
@@ -113,7 +116,7 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(10),
             early_resets: Some(Rate {
                 events: 1000,
-                per: Duration::from_millis(500),
+                per: Duration::from_secs(2),
             }),
             caused_resets: Some(Rate {
                 events: 200,

@@ -82,6 +82,11 @@ impl TokenBucket {
             .saturating_add(counts);
         self.missing < capacity
     }
+
+    /// Gives something back, up to what it holds.
+    pub(crate) fn give(&mut self, counts: u64) {
+        self.missing = self.missing.saturating_sub(counts);
+    }
 }
 
 /// How much time has passed since a beginning.

@@ -214,6 +214,8 @@ pub struct Connection {
     alarm: Option<Instant>,
     idle_frames: RateCounter,
     early_resets: TokenBucket,
+    /// Streams that have ended without a reset since the last early one.
+    answered: u32,
     /// How many resets may come for streams that have ended.
     late_resets: u32,
     caused_resets: RateCounter,
@@ -275,6 +277,7 @@ impl Connection {
             alarm: None,
             idle_frames: RateCounter::default(),
             early_resets: TokenBucket::default(),
+            answered: 0,
             late_resets: 0,
             caused_resets: RateCounter::default(),
         };
@@ -459,6 +462,9 @@ impl Connection {
         self.drop_queue(key);
         if let Some(stream) = self.streams.get(key) {
             let flags = stream.flags;
+            if !flags.reset {
+                self.answered = self.answered.saturating_add(1);
+            }
             if flags.ready || flags.crowded || flags.blocked {
                 self.count_left_behind();
             }

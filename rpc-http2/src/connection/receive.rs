@@ -13,9 +13,6 @@ use crate::streams::StreamKey;
 
 /// A reset this soon after the beginning of a stream, and before an answer, is an early one.
 const EARLY_MS: u32 = 1000;
-/// An early reset after a longer time than this counts for less, in proportion: the limit of streams
-/// bounds how many of them there can be.
-const INSTANT_MS: u32 = 10;
 /// The most resets that may come too late, for streams that have ended, without being counted.
 pub(super) const LATE_RESETS: u32 = 10_000;
 
@@ -414,11 +411,13 @@ impl Connection {
         let Some(rate) = self.config.limits.early_resets else {
             return Ok(());
         };
-        let counts = WHOLE
-            .saturating_mul(u64::from(INSTANT_MS))
-            .checked_div(u64::from(age.max(INSTANT_MS)))
-            .unwrap_or(WHOLE);
+        // The longer they take, the fewer there can be: `Limits::early_resets`.
+        let time = u64::from(age).saturating_add(1);
+        let counts = WHOLE.checked_div(time.saturating_mul(time)).unwrap_or(0);
         let since_start = self.clock.since(now);
+        // An answered call has cost its peer what a call costs.
+        let answered = u64::from(std::mem::take(&mut self.answered));
+        self.early_resets.give(answered.saturating_mul(WHOLE / 2));
         if !self.early_resets.take(rate, counts, since_start) {
             return Err(ConnectionError::calm(
                 "too many streams are reset as soon as they are opened",

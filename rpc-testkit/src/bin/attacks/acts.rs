@@ -1,5 +1,6 @@
 //! What the attackers do, and what clients do that look alike and mean well.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -262,18 +263,7 @@ pub(crate) async fn rapid_reset(address: &str) -> io::Result<Went> {
     .await)
 }
 
-/// One call in four is given up at once.
-pub(crate) async fn some_cancels(address: &str) -> io::Result<Went> {
-    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    let mut round = 0;
-    Ok(converse(&mut client, &mut reader, 8_000, move |client| {
-        round += 1;
-        some_cancel(client, round)
-    })
-    .await)
-}
-
-/// A call of [`some_cancels`].
+/// A call of those of which one in four is given up at once.
 pub(crate) fn some_cancel(client: &mut RawClient, round: u32) -> (Vec<u8>, bool) {
     if !round.is_multiple_of(4) {
         return (client.call(ECHO, &[]).1, true);
@@ -438,15 +428,106 @@ pub(crate) async fn nameless(address: &str) -> io::Result<Went> {
     .await)
 }
 
-/// A PING every now and then, each of them answered, beside calls.
+/// A PING every now and then, one after the answers to the last, as those that measure a round trip.
 pub(crate) async fn pings(address: &str) -> io::Result<Went> {
     let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
-    Ok(converse(&mut client, &mut reader, 4_000, |client| {
+    let mut round = 0;
+    Ok(converse(&mut client, &mut reader, 4_000, move |client| {
         let mut frames = client.call(ECHO, &[]).1;
-        frames.extend(frame(kind::PING, 0, 0, &[1; 8]));
+        round += 1;
+        if round % IN_FLIGHT == 0 {
+            frames.extend(frame(kind::PING, 0, 0, &[1; 8]));
+        }
         (frames, true)
     })
     .await)
+}
+
+/// All windows that a SETTINGS frame has room for, which are those of 200 streams.
+pub(crate) async fn many_windows(address: &str) -> io::Result<Went> {
+    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
+    for _ in 0..200 {
+        let (_, call) = client.call(HANG, &[]);
+        client.write(&call).await?;
+    }
+    let identifier = setting::INITIAL_WINDOW_SIZE.to_be_bytes();
+    let window = |number: u32| [&identifier[..], &number.to_be_bytes()].concat();
+    let windows: Vec<u8> = (0..10_922).flat_map(|number| window(number % 2)).collect();
+    let one = frame(kind::SETTINGS, 0, 0, &windows);
+    Ok(paced(&mut client, &mut reader, Pace::CONTINUATIONS, |_| {
+        one.clone()
+    })
+    .await)
+}
+
+/// SETTINGS with all that there are, beside calls.
+pub(crate) async fn settings(address: &str) -> io::Result<Went> {
+    let (mut client, mut reader) = RawClient::connect(address, &[]).await?;
+    let all = [
+        (1, 4096u32),
+        (3, 100),
+        (4, 1 << 20),
+        (5, 1 << 14),
+        (6, 1 << 14),
+    ];
+    let entry = |(identifier, value): (u16, u32)| {
+        [&identifier.to_be_bytes()[..], &value.to_be_bytes()].concat()
+    };
+    let entries: Vec<u8> = all.into_iter().flat_map(entry).collect();
+    Ok(converse(&mut client, &mut reader, 1_000, |client| {
+        let mut frames = frame(kind::SETTINGS, 0, 0, &entries);
+        frames.extend(client.call(ECHO, &[]).1);
+        (frames, true)
+    })
+    .await)
+}
+
+/// Calls that are all given up, 1,000 a second, each 1 to 100 ms after it was made; with that as their
+/// deadline, or without one.
+pub(crate) async fn give_up(address: &str, calls: u32, tells: bool) -> io::Result<Went> {
+    const PACE: Duration = Duration::from_millis(1);
+    let (mut client, mut reader) = RawClient::connect(address, &PLENTY).await?;
+    let start = Instant::now();
+    let (mut acts, mut heard) = (0, Heard::default());
+    let mut open: BTreeMap<(Duration, u32), ()> = BTreeMap::new();
+    let over = {
+        let listening = listen(&mut reader, &mut heard);
+        tokio::pin!(listening);
+        let mut over = false;
+        while !over && (acts < calls || !open.is_empty()) {
+            let wait = tokio::time::timeout(PACE, &mut listening);
+            over = wait.await.is_ok();
+            let now = start.elapsed();
+            let mut octets = Vec::new();
+            // What is late is made up for.
+            while acts < calls && PACE * acts <= now {
+                let age = 1 + acts * 37 % 100;
+                let timeout = format!("{age}m");
+                let more = [("grpc-timeout", &*timeout)];
+                let block = client.block(HANG, if tells { &more } else { &[] });
+                let stream = client.stream();
+                octets.extend(frame(kind::HEADERS, flag::END_HEADERS, stream, &block));
+                let body = frame(kind::DATA, flag::END_STREAM, stream, &message(&[]));
+                octets.extend(body);
+                open.insert((now + PACE * age, stream), ());
+                acts += 1;
+            }
+            while let Some(((due, stream), ())) = open.first_key_value()
+                && *due <= now
+            {
+                octets.extend(reset(*stream, CANCEL));
+                open.pop_first();
+            }
+            over |= client.write(&octets).await.is_err();
+        }
+        over
+    };
+    Ok(Went {
+        acts,
+        seen: acts,
+        ended: heard.ended(over),
+        took: start.elapsed(),
+    })
 }
 
 pub(crate) async fn empty_data(address: &str) -> io::Result<Went> {

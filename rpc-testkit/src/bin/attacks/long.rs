@@ -35,7 +35,7 @@ pub(crate) async fn rapid_resets(size: Size, promises: &mut Promises) -> Outcome
         name: &format!("rapid reset on {connections} connections"),
         ended: format!("{calm} GoAway(11)"),
         count: Some(seen),
-        most: Some(1_000 * connections),
+        most: Some(1_500 * connections),
         took,
         within: Some(Duration::from_secs(2)),
         growth: Some(GROWTH),
@@ -49,6 +49,47 @@ pub(crate) async fn rapid_resets(size: Size, promises: &mut Promises) -> Outcome
         "not every connection was ended with ENHANCE_YOUR_CALM",
     )];
     row.print(&found, &checks, promises);
+    Ok(())
+}
+
+/// S20: callers that give up all their calls. They mean well, and are their own twin.
+pub(crate) async fn callers_give_up(size: Size, promises: &mut Promises) -> Outcome<()> {
+    let calls = size.of(5_000, 60_000);
+    for (tells, name) in [
+        (false, "callers that give up every call"),
+        (true, "the same, with deadlines"),
+    ] {
+        let mut scene = Scene::begin(&[]).await?;
+        let went = acts::give_up(&scene.victim.address, calls, tells).await?;
+        scene.attacked()?;
+        let attack = acts::rapid_reset(&scene.victim.address).await?;
+        let found = scene.end(()).await?;
+        let row = Row {
+            id: "S20",
+            name,
+            ended: format!("{:?}", went.ended),
+            count: Some(went.acts.into()),
+            most: None,
+            took: went.took,
+            within: None,
+            growth: Some(GROWTH),
+            handlers: 2 * STREAMS,
+            twin: "itself".to_owned(),
+            off: format!("S1 {:?} {}", attack.ended, attack.seen),
+            known: &[],
+        };
+        let checks = [
+            (
+                went.ended == Ended::Not && went.acts == calls,
+                "callers that mean well lost their connection",
+            ),
+            (
+                attack.ended == Ended::GoAway(ENHANCE_YOUR_CALM),
+                "rapid reset is not ended any more",
+            ),
+        ];
+        row.print(&found, &checks, promises);
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod blocks;
 mod bystander;
 mod cost;
 mod held;
+mod idle;
 mod long;
 mod messages;
 mod scene;
@@ -96,6 +97,19 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
             long::rapid_resets(size, own).await
         })
         .await?;
+    }
+    if chosen("S20") {
+        tried(&mut promises, async |own| {
+            long::callers_give_up(size, own).await
+        })
+        .await?;
+    }
+    if chosen("S21") {
+        tried(&mut promises, async |own| {
+            idle::hold_every_place(size, own).await
+        })
+        .await?;
+        tried(&mut promises, async |own| idle::vanish(size, own).await).await?;
     }
     if full && chosen("S1h") {
         tried(&mut promises, async |own| long::honest_cancels(own).await).await?;

@@ -43,8 +43,8 @@ macro_rules! act {
     };
 }
 
-/// 1,000 early resets.
-const RESETS: Option<u32> = Some(1_000);
+/// 1,000 early resets at once, and those that are allowed while these come.
+const RESETS: Option<u32> = Some(1_500);
 /// 200 resets that the peer has caused, and some streams for whose refusal it was not to blame.
 const CAUSED: Option<u32> = Some(200 + 10);
 /// 20,000 frames that carry nothing, and what is on its way.
@@ -110,7 +110,7 @@ const fn unread(id: &'static str, name: &'static str, attack: Act) -> Vector {
 
 pub(crate) const VECTORS: &[Vector] = &[
     Vector {
-        twin: act!(acts::some_cancels),
+        twin: act!(|address| acts::give_up(address, 3_000, false)),
         most: RESETS,
         ..vector(
             "S1",
@@ -196,28 +196,34 @@ pub(crate) const VECTORS: &[Vector] = &[
         64 / 16 + 1,
         act!(|address| acts::continuations(address, 16_384, Pace::CONTINUATIONS)),
     ),
-    flood(
-        "S6a",
-        "PING flood",
-        act!(|address| acts::idle(address, frame(kind::PING, 0, 0, &[7; 8]), Pace::ANSWERED)),
-    ),
+    Vector {
+        without: &["pings"],
+        ..flood(
+            "S6a",
+            "PING flood",
+            act!(|address| acts::idle(address, frame(kind::PING, 0, 0, &[7; 8]), Pace::ANSWERED)),
+        )
+    },
     flood(
         "S6b",
         "SETTINGS flood",
         act!(|address| acts::idle(address, frame(kind::SETTINGS, 0, 0, &[]), Pace::ANSWERED)),
     ),
-    unread(
-        "S6c",
-        "PING flood, unread",
-        act!(|address| acts::flood(address, kind::PING, &[7; 8], None)),
-    ),
+    Vector {
+        without: &["pings"],
+        ..unread(
+            "S6c",
+            "PING flood, unread",
+            act!(|address| acts::flood(address, kind::PING, &[7; 8], None)),
+        )
+    },
     unread(
         "S6d",
         "SETTINGS flood, unread",
         act!(|address| acts::flood(address, kind::SETTINGS, &[], None)),
     ),
     Vector {
-        without: &["idle_frames"],
+        without: &["idle_frames", "pings"],
         ..unread(
             "S6e",
             "PING flood, receiver shut",
@@ -235,6 +241,30 @@ pub(crate) const VECTORS: &[Vector] = &[
         act!(|address| acts::idle(address, frame(0xee, 0, 0, &[]), Pace::IDLE)),
     ),
     flood("S6h", "data dribble", act!(acts::dribble)),
+    Vector {
+        // The first is free, two strikes are borne.
+        most: Some(4),
+        limits: &["pings"],
+        ..flood(
+            "S6j",
+            "PING without a reason",
+            act!(|address| acts::idle(
+                address,
+                frame(kind::PING, 0, 0, &[7; 8]),
+                Pace::CONTINUATIONS
+            )),
+        )
+    },
+    Vector {
+        twin: act!(acts::settings),
+        most: Some(1),
+        limits: &["settings"],
+        ..flood(
+            "S22",
+            "SETTINGS of 10,922 windows",
+            act!(acts::many_windows),
+        )
+    },
     Vector {
         most: CAUSED,
         limits: &["caused_resets"],

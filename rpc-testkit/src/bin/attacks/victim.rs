@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rpc_core::server::Limits;
-use rpc_core::{Channel, ClientTls, Request, Response, Server, ServerTls, Status};
+use rpc_core::{Channel, ClientTls, Keepalive, Request, Response, Server, ServerTls, Status};
 use rpc_testkit::TestService;
 use rpc_testkit::heavy::{Heavy, HeavyServer, Load, Weight};
 use rpc_testkit::proto::{Message, TestClient, TestServer};
@@ -50,6 +50,17 @@ async fn run(off: &[String], identity: &str) -> Result<(), Box<dyn std::error::E
     if off.iter().any(|word| word == "message_size") {
         server = server.max_receive_message_size(1 << 30);
     }
+    for word in off {
+        server = match word.split_once('=') {
+            Some(("connections", count)) => server.max_connections(count.parse()?),
+            Some(("keepalive", "off")) => server.keepalive(None),
+            Some(("keepalive", seconds)) => {
+                let time = Duration::from_secs(seconds.parse()?);
+                server.keepalive(Keepalive::every(time).timeout(time))
+            }
+            _ => server,
+        };
+    }
     if let Some((chain, key)) = identity.trim_end().replace('|', "\n").split_once("\n\n") {
         server = server.tls(ServerTls::from_pem(chain, key)?);
     }
@@ -87,6 +98,8 @@ fn turn_off(limits: &mut Limits, name: &str) {
         "idle_frames" => limits.idle_frames = None,
         "empty_data" => limits.empty_data = None,
         "stall" => limits.stall = None,
+        "settings" => limits.settings = None,
+        "pings" => limits.pings = None,
         // Not off, but so short that it can be waited for.
         "stall=4" => limits.stall = Some(Duration::from_secs(4)),
         "header_block" => {
