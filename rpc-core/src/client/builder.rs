@@ -30,8 +30,8 @@ use crate::wire::message::{DEFAULT_RECEIVE_LIMIT, MAX_HEADER_LIST};
 
 /// Settings of a [`Channel`].
 ///
-/// Calls commute: what is added stays, in whatever order. A figure that is set again has its last
-/// value; TLS, a balancer or a connector that was given twice is an error that names it.
+/// Calls commute: what is added stays, in whatever order. A figure or a balancer that is set again has
+/// its last value; TLS or a connector that was given twice is an error that names it.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), rpc_core::Status> {
@@ -188,9 +188,7 @@ impl ChannelBuilder {
     /// How calls are spread over the endpoints; [`PickFirst`] by default.
     #[must_use]
     pub fn balancer(mut self, balancer: impl LoadBalancer) -> Self {
-        if self.balancer.replace(Box::new(balancer)).is_some() {
-            self.twice = Some("a balancer was given twice");
-        }
+        self.balancer = Some(Box::new(balancer));
         self
     }
 

@@ -84,7 +84,7 @@ impl Accepting {
             let shaken = tokio::select! {
                 biased;
                 shaken = tokio::time::timeout(HANDSHAKE, tls.accept(io)) => shaken,
-                () = self.goaway.requested_and_late() => {
+                () = self.goaway.requested_and_late_for_tls() => {
                     tracing::debug!(%peer, "the server ended during a TLS handshake");
                     return;
                 }

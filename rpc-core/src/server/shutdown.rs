@@ -11,6 +11,9 @@ use crate::BoxFuture;
 /// How long a connection that has said nothing yet may take to say it once the server ends: what is
 /// on its way arrives, and who is silent costs no more than that.
 const LATE: Duration = Duration::from_millis(50);
+/// The same for a TLS handshake, which takes round trips, and many of them a busy server's time.
+#[cfg(feature = "tls")]
+const LATE_HANDSHAKE: Duration = Duration::from_millis(500);
 
 /// What happens first when a server ends, such as leaving a registry.
 pub trait ShutdownHook: Send + Sync + 'static {
@@ -64,6 +67,13 @@ impl ShutdownHandle {
     pub(crate) async fn requested_and_late(&self) {
         self.requested().await;
         tokio::time::sleep(LATE).await;
+    }
+
+    /// The same for who is about to shake hands.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn requested_and_late_for_tls(&self) {
+        self.requested().await;
+        tokio::time::sleep(LATE_HANDSHAKE).await;
     }
 
     /// The end was asked for a second time.
