@@ -73,6 +73,11 @@ pub struct Limits {
     pub continuations: u32,
     /// How long a header block may take to arrive; 5 s.
     pub header_time: Duration,
+    /// How long a frame that is no piece of a header block may take; 14 s. The payload of a body's
+    /// frame may take longer, as long as it does not stand still for that time.
+    ///
+    /// Nothing else can arrive on a connection meanwhile, whatever its streams are about.
+    pub frame_time: Duration,
     /// How long the peer may take for its preface and SETTINGS; 10 s.
     pub handshake_time: Duration,
     /// Streams that the peer resets within a second and before it was answered: so many at once, which
@@ -113,6 +118,7 @@ impl Default for Limits {
             header_block: 64 * 1024,
             continuations: 8,
             header_time: Duration::from_secs(5),
+            frame_time: Duration::from_secs(14),
             handshake_time: Duration::from_secs(10),
             early_resets: Some(Rate {
                 events: 1000,

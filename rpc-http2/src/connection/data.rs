@@ -23,6 +23,8 @@ impl Connection {
                 if header.length == 0 {
                     return Err(ConnectionError::frame_size("a padded frame is empty"));
                 }
+                self.partial_since.get_or_insert(now);
+                self.partial_block = false;
                 return Ok(Step::Starved);
             };
             let left = header
@@ -81,6 +83,7 @@ impl Connection {
         if overhead > 0 {
             self.consume(key, overhead as usize);
         }
+        self.watch_frame(input, skipped, now);
         Ok(self.pass_data(input, key, left, padding, end))
     }
 

@@ -160,8 +160,11 @@ pub struct Connection {
     settings_acknowledged: bool,
     arriving: Arriving,
     block: Option<PartialBlock>,
-    /// Since when a frame that has begun is waited for.
+    /// Since when a frame that has begun is waited for: since its first octet, or in the middle of a
+    /// payload that is passed on as it arrives since the last one.
     partial_since: Option<Instant>,
+    /// What is waited for is a piece of a header block.
+    partial_block: bool,
     decoder: Decoder,
     notices: VecDeque<Notice>,
     recv_window: i64,
@@ -239,6 +242,7 @@ impl Connection {
             arriving: Arriving::Nothing,
             block: None,
             partial_since: None,
+            partial_block: false,
             decoder: Decoder::new(
                 config.header_table as usize,
                 config.max_header_list as usize,

@@ -108,8 +108,12 @@ impl Connection {
                 left,
                 padding,
                 end,
-            } => return Ok(self.pass_data(input, stream, left, padding, end)),
+            } => {
+                self.watch_frame(input, left.saturating_add(padding), now);
+                return Ok(self.pass_data(input, stream, left, padding, end));
+            }
             Arriving::Skipped(left) => {
+                self.watch_frame(input, left, now);
                 let taken = (left as usize).min(input.len());
                 *input = input.get(taken..).unwrap_or_default();
                 let left = left.saturating_sub(taken as u32);
@@ -127,6 +131,7 @@ impl Connection {
         let Some((header, rest)) = input.split_first_chunk::<{ frame::HEADER }>() else {
             if !input.is_empty() {
                 self.partial_since.get_or_insert(now);
+                self.partial_block = false;
             }
             return Ok(Step::Starved);
         };
@@ -147,6 +152,7 @@ impl Connection {
         }
         let Some((payload, rest)) = rest.split_at_checked(header.length as usize) else {
             self.partial_since.get_or_insert(now);
+            self.partial_block = matches!(header.kind, kind::HEADERS | kind::CONTINUATION);
             return Ok(Step::Starved);
         };
         *input = rest;
@@ -171,6 +177,18 @@ impl Connection {
                 }
                 Ok(Step::Done)
             }
+        }
+    }
+
+    /// The rest of a frame, of which so much is missing, is waited for unless all of it is there; anew
+    /// when some of it is.
+    pub(super) fn watch_frame(&mut self, input: &[u8], missing: u32, now: Instant) {
+        if input.len() >= missing as usize {
+            self.partial_since = None;
+        } else if !input.is_empty() {
+            self.partial_since = Some(now);
+        } else {
+            self.partial_since.get_or_insert(now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, windows};
+use super::{Arriving, Connection, windows};
 use crate::config::{Config, Role};
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame;
@@ -108,7 +108,7 @@ impl Connection {
             .map(|block| block.since.checked_add(limits.header_time));
         let frame = self
             .partial_since
-            .map(|since| since.checked_add(limits.header_time));
+            .map(|since| since.checked_add(self.frame_time()));
         let drain = match self.drain {
             Drain::Announced(since) => Some(since.checked_add(DRAIN_WAIT)),
             _ => None,
@@ -123,6 +123,14 @@ impl Connection {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// How long a frame that has begun may take, or stand still when it is passed on as it arrives.
+    fn frame_time(&self) -> Duration {
+        match self.arriving {
+            Arriving::Nothing if self.partial_block => self.config.limits.header_time,
+            _ => self.config.limits.frame_time,
+        }
     }
 
     /// Does what is due.
@@ -152,9 +160,12 @@ impl Connection {
             return Err(ConnectionError::calm("a header block did not end in time"));
         }
         if let Some(since) = self.partial_since
-            && passed(since, limits.header_time)
+            && passed(since, self.frame_time())
         {
-            return Err(ConnectionError::calm("a frame did not end in time"));
+            return Err(ConnectionError::calm(match self.arriving {
+                Arriving::Nothing => "a frame did not end in time",
+                Arriving::Data { .. } | Arriving::Skipped(_) => "a frame stood still in its middle",
+            }));
         }
         if let Drain::Announced(since) = self.drain
             && passed(since, DRAIN_WAIT)

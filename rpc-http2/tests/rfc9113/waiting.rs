@@ -82,13 +82,24 @@ fn a_stream_that_waited_and_was_reset_keeps_its_place_until_it_is_let_go() {
 
 #[test]
 fn a_frame_that_does_not_end_ends_the_connection() {
-    for part in [3, 9, 40] {
+    let whole = headers(1, &REQUEST, true);
+    let ping = frame(kind::PING, 0, 0, &[7; 8]);
+    let unknown = frame(0x55, 0, 0, &[7; 30]);
+    for (part, seconds) in [
+        // Of what type it will be nobody knows yet.
+        (&whole[..3], 14),
+        (&whole[..9], 5),
+        (&whole[..28], 5),
+        (&ping[..9], 14),
+        (&ping[..16], 14),
+        (&unknown[..9], 14),
+        (&unknown[..20], 14),
+    ] {
         let mut peer = Peer::ready(Role::Server, Config::default());
-        let whole = headers(1, &REQUEST, true);
-        peer.feed(&whole[..part.min(whole.len() - 1)]);
+        peer.feed(part);
         let due = peer.machine.next_timeout().unwrap();
-        assert_eq!(due - peer.now, Duration::from_secs(5), "{part}");
-        peer.now += Duration::from_millis(4_900);
+        assert_eq!(due - peer.now, Duration::from_secs(seconds), "{part:?}");
+        peer.now += Duration::from_millis(seconds * 1000 - 100);
         assert!(peer.machine.on_timeout(peer.now).is_ok());
         peer.feed(&[]);
         peer.now = due;
@@ -125,11 +136,35 @@ fn data_may_take_its_time() {
     let mut peer = Peer::ready(Role::Server, Config::default());
     peer.feed(&headers(1, &REQUEST, false));
     let whole = data(1, 1000, true);
-    peer.feed(&whole[..500]);
+    // One octet after the other, with as long as nothing may come in between.
+    peer.feed(&whole[..9]);
+    for octet in &whole[9..100] {
+        peer.feed(&[*octet]);
+        peer.now += Duration::from_secs(13);
+        assert!(peer.machine.on_timeout(peer.now).is_ok());
+    }
+    peer.feed(&whole[100..]);
+    assert_eq!(peer.seen.last().unwrap(), "data 909 true");
     assert_eq!(peer.machine.next_timeout(), None);
-    peer.now += Duration::from_secs(60);
-    peer.feed(&whole[500..]);
-    assert_eq!(peer.seen.last().unwrap(), "data 509 true");
+}
+
+#[test]
+fn data_that_stands_still_ends_the_connection() {
+    let padded = [&[20][..], &[7; 50], &[0; 20]].concat();
+    let padded = frame(kind::DATA, flag::PADDED, 1, &padded);
+    for (whole, part) in [(data(1, 1000, true), 9), (data(1, 1000, true), 500)]
+        .into_iter()
+        .chain([9, 10, 11, 59, 60, 70].map(|part| (padded.clone(), part)))
+    {
+        let mut peer = Peer::ready(Role::Server, Config::default());
+        peer.feed(&headers(1, &REQUEST, false));
+        peer.feed(&whole[..part]);
+        let due = peer.machine.next_timeout().unwrap();
+        assert_eq!(due - peer.now, Duration::from_secs(14), "{part}");
+        peer.now = due;
+        assert!(peer.machine.on_timeout(peer.now).is_err());
+        assert!(peer.calmed());
+    }
 }
 
 /// As grpc-go does to know the round trip: a PING for each exchange, however short that is.
