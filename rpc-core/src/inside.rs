@@ -3,8 +3,20 @@
 
 use bytes::Bytes;
 
+use crate::request::PeerAddr;
+use crate::server::connection::Served;
+use crate::server::{ServerBuilder, ShutdownHandle};
 use crate::wire::message::{self, MessageDecoder};
-use crate::{Codec, Encoding, Status};
+use crate::{BoxFuture, Codec, Encoding, Io, Status};
+
+/// Serves one connection over any byte stream, until it closes or until the calls that were open at the
+/// shutdown are done.
+pub fn serve(builder: ServerBuilder, io: impl Io) -> (ShutdownHandle, BoxFuture<'static, ()>) {
+    let served = Served::new(builder.router, builder.options);
+    let shutdown = ShutdownHandle::new();
+    let serving = served.serve(Box::new(io), PeerAddr::InProcess, shutdown.clone());
+    (shutdown, Box::pin(serving))
+}
 
 /// A message with its prefix.
 ///

@@ -7,6 +7,7 @@
 mod causes;
 mod codec;
 mod deadline;
+mod lock;
 mod metadata;
 mod request;
 mod status;

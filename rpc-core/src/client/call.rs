@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::attempt::{Attempts, Decision, Failure, Pushback, Reached, Repeat};
@@ -15,6 +16,7 @@ use super::channel::{Core, Picked};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
 use super::subchannel::Subchannel;
+use crate::lock::outside;
 use crate::request::CallOptions;
 use crate::status::PUSHBACK;
 use crate::transport::http2::client::{Connection, UnaryCall, WholeReply};
@@ -57,6 +59,7 @@ pub(crate) struct AttemptGuard {
 impl AttemptGuard {
     fn new(tracker: Option<Arc<dyn CallTracker>>, started: Instant) -> Self {
         if let Some(tracker) = &tracker {
+            outside("a tracker of calls");
             tracker.started(started);
         }
         Self {
@@ -75,6 +78,7 @@ impl AttemptGuard {
 impl Drop for AttemptGuard {
     fn drop(&mut self) {
         if let Some(tracker) = &self.tracker {
+            outside("a tracker of calls");
             let now = Instant::now();
             tracker.finished(now, now - self.started, self.code);
         }
@@ -195,7 +199,9 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 }
                 Err(error) => error.into(),
             };
-            guard.end(failed.status.code());
+            if failed.reached != Reached::Nothing {
+                guard.end(failed.status.code());
+            }
             drop(guard);
             // Boxed, since the calls that do not come here would have to carry it.
             Box::pin(self.after_until_deadline(failed)).await?;
@@ -314,7 +320,9 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 guard,
             }),
             Err(error) => {
-                guard.end(Code::Unavailable);
+                if error.reached() != Reached::Nothing {
+                    guard.end(Code::Unavailable);
+                }
                 Err(error.into())
             }
         })
@@ -356,7 +364,9 @@ impl<C: Deref<Target = Core>> Plan<C> {
             Decision::Budgeted(wait) => wait,
         };
         tracing::debug!(%status, ?wait, "trying again");
-        if !wait.is_zero() {
+        if wait.is_zero() {
+            consume_budget().await;
+        } else {
             tokio::time::sleep(wait).await;
         }
         Ok(())
@@ -407,6 +417,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
         if std::mem::replace(&mut self.reported, true) || self.core.observers.is_empty() {
             return;
         }
+        outside("an observer");
         // What was made at run time may be made up by a peer.
         let path = match &self.head.path {
             Cow::Borrowed(path) => path,

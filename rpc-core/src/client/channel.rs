@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::balancer::{CallTracker, Pick, PickContext};
@@ -18,6 +19,7 @@ use super::random::Random;
 use super::stream::{self, ClientStream, RequestStream};
 use super::subchannel::Subchannel;
 use super::{call, interceptor::ClientCall};
+use crate::lock::outside;
 use crate::stream::RecvStream;
 use crate::transport::http2::client::Connection;
 use crate::wire::compression::Encoding;
@@ -91,6 +93,7 @@ impl Channel {
     /// Cancel safe; the channel goes on connecting.
     pub async fn ready(&self) -> Result<(), Status> {
         let picked = self.0.pick("", None, &[], false).await;
+        consume_budget().await;
         picked
             .map(drop)
             .map_err(|status| status.with_target(&self.0.target))
@@ -109,13 +112,22 @@ impl Channel {
         request: Request<Q>,
     ) -> Result<Response<R>, Status> {
         let core = &self.0;
-        let body = message::encode(method.request.encoder, request.get_ref(), core.encoding)
-            .map_err(|status| status.with_path(method.path()))?;
+        let encoded = message::encode(method.request.encoder, request.get_ref(), core.encoding);
+        let body = match encoded {
+            Ok(body) => body,
+            Err(status) => {
+                consume_budget().await;
+                return Err(status.with_path(method.path()));
+            }
+        };
         let call = core.client_call(method, request, Some(body), true);
         if !core.interceptors.is_empty() {
             let run = async {
                 let deadline = call.deadline;
-                let reply = core.run(call).await?;
+                let reply = core.run(call).await;
+                // An interceptor may have answered at once.
+                consume_budget().await;
+                let reply = reply?;
                 if reply.is_heavy(method) {
                     return reply.decode_apart(method, deadline).await;
                 }
@@ -133,6 +145,11 @@ impl Channel {
             Err(status) => Err(status),
         };
         plan.report(outcome.as_ref().err());
+        if outcome.is_err() {
+            // What was answered has waited for the answer; a failure may have come at once, and who
+            // calls again and again must not keep others from running.
+            consume_budget().await;
+        }
         outcome
     }
 
@@ -255,6 +272,7 @@ impl Core {
                 random: self.random.bits(),
                 now,
             };
+            outside("a picker");
             match snapshot.picker.pick(&context) {
                 Pick::To(subchannel, tracker) => {
                     if let Some(connection) = subchannel.connection() {
@@ -267,6 +285,7 @@ impl Core {
                 }
                 Pick::Wait => return Err(snapshot.generation),
                 Pick::Fail(_) if wait_for_ready => return Err(snapshot.generation),
+                Pick::Fail(_) if self.kicks.is_closed() => return Ok(Err(self.ended())),
                 Pick::Fail(status) => return Ok(Err(status)),
             }
         }
@@ -297,13 +316,22 @@ impl Core {
                 Err(generation) => generation,
             };
             let receiver = seen.get_or_insert_with(|| self.published.generation.subscribe());
-            if receiver
-                .wait_for(|current| *current > generation)
-                .await
-                .is_err()
-            {
-                return Err(Status::unavailable("the channel is closed"));
+            tokio::select! {
+                biased;
+                // An error means the same; the sender is in the channel, so that there is none.
+                _ = receiver.wait_for(|current| *current > generation) => {}
+                () = self.kicks.closed() => return Err(self.ended()),
             }
         }
+    }
+
+    /// Why there will be no picker and no connection any more.
+    fn ended(&self) -> Status {
+        Status::unavailable(format!(
+            "the task of the channel to {} has ended, with the runtime that the channel was made on or \
+             by a panic of its resolver or balancer: make channels on a runtime that lives as long as \
+             their calls",
+            self.target
+        ))
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::call::{self, Opened};
 use super::channel::Core;
 use crate::codec::Codecs;
+use crate::lock::outside;
 use crate::request::CallOptions;
 use crate::stream::decode_heavy;
 use crate::wire::message;
@@ -230,6 +231,7 @@ impl<I: ClientInterceptor> ErasedInterceptor for I {
         call: ClientCall,
         next: Next<'a>,
     ) -> BoxFuture<'a, Result<Reply, Status>> {
+        outside("an interceptor");
         Box::pin(ClientInterceptor::intercept(self, call, next))
     }
 }

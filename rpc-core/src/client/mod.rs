@@ -31,6 +31,6 @@ pub use interceptor::{ClientCall, ClientInterceptor, Next, Reply};
 pub use observer::{CallObserver, FinishedCall};
 pub use pick_first::PickFirst;
 pub use resolver::{Resolver, StaticResolver};
-pub(crate) use stream::OpenedRecv;
 pub use stream::{ClientStream, RequestStream, SendPermit};
+pub(crate) use stream::{OpenedRecv, not_started};
 pub use subchannel::Subchannel;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::oneshot;
+use tokio::task::coop::poll_proceed;
 use tokio::time::Sleep;
 
 use super::call::{AttemptGuard, Opened, Plan};
@@ -223,7 +224,12 @@ impl<T> RequestStream<T> {
     }
 
     pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.poll_ready(cx).map_err(|status| self.ended(status))
+        let turn = ready!(poll_proceed(cx));
+        let polled = self.poll_ready(cx);
+        if polled.is_ready() {
+            turn.made_progress();
+        }
+        polled.map_err(|status| self.ended(status))
     }
 
     /// The status of what cannot be sent any more.
@@ -259,9 +265,7 @@ impl<T> RequestStream<T> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Ok(send))) => SendState::Open(send),
                 Poll::Ready(Ok(Err(status))) => SendState::Failed(status),
-                Poll::Ready(Err(_)) => {
-                    SendState::Failed(Status::cancelled("the call ended before it had started"))
-                }
+                Poll::Ready(Err(_)) => SendState::Failed(not_started()),
             };
             self.state = state;
         }
@@ -444,6 +448,14 @@ impl<Q, R> ClientStream<Q, R> {
         }
         Ok(responses.into_response(message))
     }
+}
+
+/// Why a call that was to start elsewhere never did.
+pub(crate) fn not_started() -> Status {
+    Status::unavailable(
+        "the call was not started: the runtime that its channel was made on has ended, or an \
+         interceptor has panicked",
+    )
 }
 
 pub(crate) fn sleep_until(deadline: Option<Deadline>) -> Option<Pin<Box<Sleep>>> {

@@ -1,11 +1,12 @@
 //! Between a streaming handler's task and the response body that HTTP polls.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use crate::lock::{Guarded, Lock, Wakers, watch};
 use crate::transport::stream::{ErrorCode, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -21,13 +22,23 @@ struct State {
     reset: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Tasks to wake once the lock has been given back.
+    woken: Wakers,
+}
+
+impl Guarded for State {
+    type After = Wakers;
+
+    fn take_after(&mut self) -> Option<Wakers> {
+        self.woken.take()
+    }
 }
 
 /// The handler's end.
-pub(super) struct Outbox(Arc<Mutex<State>>);
+pub(super) struct Outbox(Arc<Lock<State>>);
 
 /// The body's end. Dropping it tells the handler that the client has gone.
-pub(super) struct Inbox(Arc<Mutex<State>>);
+pub(super) struct Inbox(Arc<Lock<State>>);
 
 /// What the body sends next.
 pub(super) enum Next {
@@ -37,18 +48,8 @@ pub(super) enum Next {
 }
 
 pub(super) fn pair() -> (Outbox, Inbox) {
-    let state = Arc::new(Mutex::new(State::default()));
+    let state = Arc::new(Lock::new(State::default()));
     (Outbox(Arc::clone(&state)), Inbox(state))
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
 }
 
 impl Outbox {
@@ -60,11 +61,10 @@ impl Outbox {
 
 impl SendHalf for Outbox {
     fn send_head(&mut self, head: ResponseHead) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.head = Some(head);
         let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+        state.woken.push(reader);
     }
 
     fn poll_ready(
@@ -72,44 +72,42 @@ impl SendHalf for Outbox {
         cx: &mut Context<'_>,
         _length: usize,
     ) -> Poll<Result<(), StreamError>> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if state.reset {
             return Poll::Ready(Err(StreamError::Reset(ErrorCode::CANCEL)));
         }
         if state.queued < ADMIT_BELOW {
             return Poll::Ready(Ok(()));
         }
-        state.writer = Some(cx.waker().clone());
+        let stale = watch(&mut state.writer, cx);
+        state.woken.forget(stale);
         Poll::Pending
     }
 
     fn send(&mut self, data: Bytes, _end: bool) -> Result<(), StreamError> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if state.reset {
             return Err(StreamError::Reset(ErrorCode::CANCEL));
         }
         state.queued += data.len();
         state.queue.push_back(data);
         let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+        state.woken.push(reader);
         Ok(())
     }
 
     fn send_trailers(&mut self, trailers: Trailers) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.trailers = Some(trailers);
         let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+        state.woken.push(reader);
     }
 
     fn reset(&mut self, _code: ErrorCode) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.reset = true;
         let reader = state.reader.take();
-        drop(state);
-        wake(reader);
+        state.woken.push(reader);
     }
 }
 
@@ -119,21 +117,22 @@ impl Inbox {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Trailers>> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if let Some(head) = state.head.take() {
             return Poll::Ready(Ok(head));
         }
         if let Some(trailers) = state.trailers.take() {
             return Poll::Ready(Err(trailers));
         }
-        state.reader = Some(cx.waker().clone());
+        let stale = watch(&mut state.reader, cx);
+        state.woken.forget(stale);
         Poll::Pending
     }
 
     /// The next piece; small messages that wait together leave together.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         const JOIN_UP_TO: usize = 16 * 1024;
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if let Some(first) = state.queue.pop_front() {
             let mut data = first;
             if state
@@ -152,13 +151,10 @@ impl Inbox {
                 data = joined.freeze();
             }
             state.queued -= data.len();
-            let writer = if state.queued < ADMIT_BELOW {
-                state.writer.take()
-            } else {
-                None
-            };
-            drop(state);
-            wake(writer);
+            if state.queued < ADMIT_BELOW {
+                let writer = state.writer.take();
+                state.woken.push(writer);
+            }
             return Poll::Ready(Next::Data(data));
         }
         if state.reset {
@@ -167,18 +163,18 @@ impl Inbox {
         if let Some(trailers) = state.trailers.take() {
             return Poll::Ready(Next::Trailers(trailers));
         }
-        state.reader = Some(cx.waker().clone());
+        let stale = watch(&mut state.reader, cx);
+        state.woken.forget(stale);
         Poll::Pending
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.reset = true;
         let writer = state.writer.take();
-        drop(state);
-        wake(writer);
+        state.woken.push(writer);
     }
 }
 

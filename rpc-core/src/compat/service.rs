@@ -20,6 +20,7 @@ use super::outbox;
 use super::request::RequestBody;
 use crate::client::FinishedCall;
 use crate::codec::Subtype;
+use crate::lock::outside;
 use crate::request::{Peer, PeerAddr};
 use crate::server::{
     Account, Admission, Finished, Held, IncomingCall, Load, Options, Router, ServeError,
@@ -313,6 +314,7 @@ impl Drop for Report {
 impl Report {
     fn finished(&mut self, status: Option<&Status>) {
         self.told = true;
+        outside("an observer");
         if self.service.options.observers.is_empty() {
             return;
         }

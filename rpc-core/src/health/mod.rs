@@ -87,8 +87,10 @@ impl Health {
 
     /// Sets the status of a service; those who watch it are told.
     pub fn set(&self, service: impl Into<String>, status: ServingStatus) {
+        // The conversion is the caller's, and not for under the lock.
+        let service = service.into();
         self.0.send_modify(|state| {
-            state.services.insert(service.into(), status);
+            state.services.insert(service, status);
         });
     }
 

@@ -12,6 +12,7 @@ use super::connection::{Requests, Responses};
 use super::load::Account;
 use super::router::read_and_start;
 use super::slot::UnaryHandler;
+use crate::lock::outside;
 use crate::request::Peer;
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::{Encoding, EncodingSet};
@@ -188,6 +189,7 @@ impl<T> Future for CatchPanic<T> {
     type Output = std::thread::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        outside("a handler");
         // The future is dropped, never polled again, after a panic.
         match std::panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Ok),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::handler::{Finished, Handler, IncomingCall, ServerSend, Single};
 use super::router::read_and_start;
 use super::shutdown::ServerDraining;
+use crate::lock::outside;
 use crate::request::PeerAddr;
 use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 
@@ -224,6 +225,7 @@ impl<I: ServerInterceptor> ErasedInterceptor for I {
         call: ServerCall,
         next: ServerNext<'a>,
     ) -> BoxFuture<'a, Result<ServerReply, Status>> {
+        outside("an interceptor");
         Box::pin(ServerInterceptor::intercept(self, call, next))
     }
 }

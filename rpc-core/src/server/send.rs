@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use tokio::task::coop::poll_proceed;
 
 use super::handler::{Finished, ServerSend};
 use crate::codec::Encoder;
@@ -108,11 +109,12 @@ impl<T> SendStream<T> {
     }
 
     pub(crate) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.0
-            .send
-            .half()
-            .poll_ready(cx, 1)
-            .map_err(|error| error.into_status())
+        let turn = ready!(poll_proceed(cx));
+        let polled = self.0.send.half().poll_ready(cx, 1);
+        if polled.is_ready() {
+            turn.made_progress();
+        }
+        polled.map_err(|error| error.into_status())
     }
 
     /// Encodes and queues a message that there is room for.

@@ -13,6 +13,7 @@ use super::handler::{IncomingCall, Single, panicked, step};
 use super::pace::Pace;
 use super::router::Head;
 use crate::codec::Codec;
+use crate::lock::outside;
 use crate::stream::Large;
 use crate::wire::message;
 use crate::{BoxFuture, Deadline, Metadata, Request, Response, Status};
@@ -137,6 +138,7 @@ where
         let deadline = call.deadline;
         let path = Arc::clone(&call.path);
         // Codecs are the user's as handlers are.
+        outside("a handler");
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let Some(call) = place.take() else {
                 return Poll::Pending;

@@ -4,9 +4,10 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
+use tokio::task::coop::{consume_budget, poll_proceed};
 use tokio::time::{Instant, Sleep};
 
 use super::apart::Large;
@@ -159,6 +160,7 @@ impl<T> RecvStream<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn headers(&mut self) -> Result<&Metadata, Status> {
+        consume_budget().await;
         while self.rare().headers.is_none() {
             match poll_fn(|cx| self.poll_event(cx)).await? {
                 true => {}
@@ -183,7 +185,11 @@ impl<T> RecvStream<T> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
+        let turn = ready!(poll_proceed(cx));
         let polled = self.poll_message(cx);
+        if polled.is_ready() {
+            turn.made_progress();
+        }
         if let Poll::Ready(Err(_)) = polled {
             self.rare().reported = true;
         }
@@ -317,9 +323,7 @@ impl<T> RecvStream<T> {
                 Source::Starting(started) => match Pin::new(started).poll(cx) {
                     Poll::Pending => None,
                     Poll::Ready(Ok(opened)) => Some(opened),
-                    Poll::Ready(Err(_)) => Some(Err(Status::cancelled(
-                        "the call ended before it had started",
-                    ))),
+                    Poll::Ready(Err(_)) => Some(Err(crate::client::not_started())),
                 },
                 Source::Again(again) => match again.as_mut().poll(cx) {
                     Poll::Pending => None,

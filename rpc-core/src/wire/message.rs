@@ -6,6 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::compression::{self, Encoding, Unpacked, Unpacking};
 use crate::codec::{Decoder, Encoder};
+use crate::lock::outside;
 use crate::{Code, DecodeError, Status};
 
 pub(crate) const PREFIX: usize = 5;
@@ -47,6 +48,7 @@ fn append<T>(
     encoding: Encoding,
     buffer: &mut BytesMut,
 ) -> Result<(), Status> {
+    outside("a codec");
     let start = buffer.len();
     let body = start + PREFIX;
     buffer.put_bytes(0, PREFIX);
@@ -316,6 +318,7 @@ pub(crate) fn plain_message(mut octets: Bytes, limit: usize) -> Result<Bytes, By
 /// Decodes one message by its codec.
 #[inline]
 pub(crate) fn decode<T>(decoder: &Decoder<T>, bytes: Bytes) -> Result<T, Status> {
+    outside("a codec");
     let length = bytes.len();
     (decoder.decode)(bytes).map_err(|error| undecodable(decoder.subtype.name(), length, error))
 }
@@ -323,6 +326,7 @@ pub(crate) fn decode<T>(decoder: &Decoder<T>, bytes: Bytes) -> Result<T, Status>
 /// Decodes one message that stays where it is.
 #[inline]
 pub(crate) fn decode_slice<T>(decoder: &Decoder<T>, octets: &[u8]) -> Result<T, Status> {
+    outside("a codec");
     let outcome = match decoder.decode_slice {
         Some(decode) => decode(octets),
         None => (decoder.decode)(Bytes::copy_from_slice(octets)),

@@ -108,6 +108,14 @@ pub(crate) fn trailers(machine: &mut Connection, key: StreamKey, fields: &[(&str
     machine.trailers(key, &mut all, &Fields::new());
 }
 
+/// A server that is not told anything.
+pub(crate) async fn idle(pipe: DuplexStream, config: Config) {
+    let (_orders, told) = mpsc::unbounded_channel();
+    let (call, _calls) = mpsc::unbounded_channel();
+    let (reset, _resets) = mpsc::unbounded_channel();
+    serve(pipe, config, told, call, reset).await;
+}
+
 async fn serve(
     mut pipe: DuplexStream,
     config: Config,

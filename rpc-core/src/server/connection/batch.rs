@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
 use rpc_http2::hpack::Block;
@@ -12,11 +11,12 @@ use tokio::time::Instant;
 use super::Shared;
 use super::calls::{Call, Gathering, Inbox, More, Stage, State};
 use super::driver::{reason, wake_roomy};
-use super::halves::{Hold, Requests, Responses};
+use super::halves::{Hold, Requests};
 use super::heads::{Heads, RequestHead, Target};
 use super::report::Report;
-use super::{task, unary};
-use crate::server::handler::{Handler, IncomingCall, ServerRecv, ServerSend, Single};
+use super::unary;
+use crate::lock::Wakers;
+use crate::server::handler::{Handler, IncomingCall, ServerRecv, Single};
 use crate::server::load::{Admission, Held};
 use crate::server::slot::Answer;
 use crate::transport::http2::assembler::Assembler;
@@ -28,7 +28,9 @@ use crate::{BoxFuture, Deadline, Extensions, Metadata, Status};
 pub(super) struct Batch {
     pub(super) heads: Heads,
     pub(super) ready: Vec<Ready>,
-    pub(super) wakers: Vec<Waker>,
+    pub(super) wakers: Wakers,
+    /// Handlers that become tasks once the lock has been given back.
+    pub(super) starting: Vec<Starting>,
     /// Where small responses are encoded.
     pub(super) arena: BytesMut,
     pub(super) ran: Vec<Polled>,
@@ -73,6 +75,22 @@ pub(super) struct Polled {
     pub(super) held: Option<Box<Held>>,
 }
 
+/// A handler that becomes a task; its call is in the table already.
+pub(super) struct Starting {
+    pub(super) hold: Hold,
+    pub(super) what: Start,
+}
+
+pub(super) enum Start {
+    /// A streaming handler, from its beginning.
+    Handler(Handler, Box<IncomingCall>),
+    /// A unary one that waits.
+    Future {
+        future: BoxFuture<'static, Result<Single, Status>>,
+        held: Option<Box<Held>>,
+    },
+}
+
 /// What came of a call in this batch.
 pub(super) enum Outcome {
     /// Its response is in the arena.
@@ -88,7 +106,8 @@ impl Batch {
         Self {
             heads: Heads::default(),
             ready: Vec::new(),
-            wakers: Vec::new(),
+            wakers: Wakers::default(),
+            starting: Vec::new(),
             arena: BytesMut::new(),
             ran: Vec::new(),
             awaits: false,
@@ -138,6 +157,19 @@ impl Batch {
         state.settle();
         wake_roomy(state, &mut self.wakers);
         Ok(())
+    }
+
+    /// Spawns the tasks of this batch.
+    pub(super) fn start(&mut self, shared: &Shared) {
+        if self.starting.is_empty() {
+            return;
+        }
+        let spawn = |Starting { hold, what }: Starting| (hold.key, what.spawn(hold));
+        let spawned: Vec<_> = self.starting.drain(..).map(spawn).collect();
+        let mut state = shared.lock();
+        for (key, task) in spawned {
+            state.spawned(key, task);
+        }
     }
 
     /// How many calls, or pieces of open ones, have come since it was asked last.
@@ -253,33 +285,25 @@ impl Batch {
             Target::Once(_, handler) => handler,
             Target::Missing(..) => return,
         };
-        let hold = Hold {
-            shared: Arc::clone(shared),
-            key,
-            admission: Some(admission),
-        };
         call.recv = ServerRecv::Http2(Requests {
             shared: Arc::clone(shared),
             key,
         });
-        let path = Arc::clone(&call.path);
-        let task = match handler.by_kind() {
-            Ok(handler) => task::spawn(handler(call), deadline, path, hold),
-            Err(handler) => {
-                let responses = ServerSend::Http2(Responses {
-                    shared: Arc::clone(shared),
-                    key,
-                });
-                task::spawn(handler(call, responses), deadline, path, hold)
-            }
-        };
+        self.starting.push(Starting {
+            hold: Hold {
+                shared: Arc::clone(shared),
+                key,
+                admission: Some(admission),
+            },
+            what: Start::Handler(handler, Box::new(call)),
+        });
         if let Some(deadline) = deadline {
             state.wheel.set(key.index(), deadline.instant().into_std());
         }
         state.insert(Call {
             key,
             stage: Stage::Task {
-                abort: Some(task),
+                abort: None,
                 inbox: Inbox::new(options.receive_limit, end),
                 sender: None,
             },
@@ -402,9 +426,9 @@ impl Batch {
                 inbox.unconsumed += data.len();
                 let has_room = inbox.hold(&state.account);
                 if end {
-                    self.wakers.extend(inbox.end(More::Ended));
+                    self.wakers.push(inbox.end(More::Ended));
                 } else if inbox.assembler.has_whole() {
-                    self.wakers.extend(inbox.take_reader());
+                    self.wakers.push(inbox.take_reader());
                 } else {
                     // A message that is not whole must not wait for the window.
                     let count = std::mem::take(&mut inbox.unconsumed);
@@ -467,7 +491,7 @@ impl Batch {
             Err(status) => {
                 let report = call.report.take();
                 state.fail(key, &status);
-                state.remove(key);
+                state.forget(key);
                 state.ended(report, Some(status));
             }
         }

@@ -9,8 +9,10 @@ use rpc_http2::{Connection as Machine, ErrorCode, Fields, Payload, StreamKey};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::report::{Report, Reports};
+use super::after::After;
+use super::report::Report;
 use super::response_heads::ResponseHeads;
+use crate::lock::Guarded;
 use crate::server::handler::{IncomingCall, Single};
 use crate::server::load::{Account, Held};
 use crate::server::slot::Answer;
@@ -41,8 +43,8 @@ pub(super) struct State {
     pub(super) driver: Option<Waker>,
     /// When the driver looks at the time next, whatever else happens.
     pub(super) armed: Option<std::time::Instant>,
-    /// Calls that have ended and whose observers do not know.
-    reports: Reports,
+    /// What is done once the lock has been given back.
+    pub(super) after: After,
     pub(super) account: Arc<Account>,
     /// What all streams hold unsent.
     unsent: Held,
@@ -74,6 +76,7 @@ pub(super) enum Stage {
     InPlace,
     /// Its handler is a task.
     Task {
+        /// Nothing before the task is spawned, which is not for under the lock.
         abort: Option<AbortHandle>,
         inbox: Inbox,
         sender: Option<Waker>,
@@ -168,6 +171,14 @@ impl Inbox {
     }
 }
 
+impl Guarded for State {
+    type After = After;
+
+    fn take_after(&mut self) -> Option<After> {
+        self.after.take()
+    }
+}
+
 impl State {
     pub(super) fn new(machine: Machine, account: Arc<Account>, now: std::time::Instant) -> Self {
         Self {
@@ -177,7 +188,7 @@ impl State {
             wheel: Wheel::new(now),
             driver: None,
             armed: None,
-            reports: Reports::new(),
+            after: After::default(),
             account,
             look: None,
             heads: ResponseHeads::new(),
@@ -207,7 +218,31 @@ impl State {
         self.calls[index] = Some(call);
     }
 
+    /// Wakes the driver.
+    pub(super) fn call_driver(&mut self) {
+        self.after.wake(self.driver.take());
+    }
+
+    /// Wakes the driver when there is something for it to do now.
+    pub(super) fn call_needed_driver(&mut self) {
+        if self.machine.has_output() || self.machine.is_finished() || self.has_unseen() {
+            self.call_driver();
+        }
+    }
+
+    /// The task of a call has been spawned; the call may have ended since.
+    pub(super) fn spawned(&mut self, key: StreamKey, task: AbortHandle) {
+        if self.machine.is_open(key)
+            && let Some(Stage::Task { abort, .. }) = self.call(key).map(|call| &mut call.stage)
+        {
+            *abort = Some(task);
+        } else {
+            self.after.abort(task);
+        }
+    }
+
     /// Forgets a call whose handler is gone.
+    #[must_use = "it must not be dropped under the lock"]
     pub(super) fn remove(&mut self, key: StreamKey) -> Option<Call> {
         self.call(key)?;
         self.wheel.clear(key.index());
@@ -229,8 +264,10 @@ impl State {
 
     /// Forgets a call that was answered in place.
     pub(super) fn forget(&mut self, key: StreamKey) {
-        if self.remove(key).is_none() {
-            self.machine.release(key);
+        match self.remove(key) {
+            None => self.machine.release(key),
+            Some(call) if matches!(call.stage, Stage::InPlace) && call.report.is_none() => {}
+            Some(call) => self.after.gone(Box::new(call)),
         }
     }
 
@@ -445,12 +482,21 @@ impl State {
         self.ended(report, Some(status));
         match stage {
             Stage::Task {
-                abort: Some(abort), ..
-            } => abort.abort(),
-            Stage::Gathering(_) => {
-                self.remove(key);
+                abort,
+                mut inbox,
+                sender,
+            } => {
+                if let Some(abort) = abort {
+                    self.after.abort(abort);
+                }
+                self.after.forget(inbox.take_reader());
+                self.after.forget(sender);
             }
-            _ => {}
+            Stage::Gathering(gathering) => {
+                self.after.gone(gathering);
+                self.forget(key);
+            }
+            Stage::InPlace | Stage::Ended => {}
         }
     }
 
@@ -473,23 +519,26 @@ impl State {
                 let report = call.report.take_if(|_| is_late);
                 let wakers = [inbox.end(More::Broken(why)), sender.take()];
                 let abort = abort.take();
-                // Nothing locks again inside: these only schedule tasks.
-                wakers.into_iter().flatten().for_each(Waker::wake);
+                for waker in wakers {
+                    self.after.wake(waker);
+                }
                 if let Some(abort) = abort {
-                    abort.abort();
+                    self.after.abort(abort);
                 }
                 if report.is_some() {
                     self.ended(report, Some(expired()));
                 }
             }
             Stage::Gathering(_) => {
-                let report = self.remove(key).and_then(|call| call.report);
                 let status = if is_late {
                     expired()
                 } else {
                     Status::cancelled("the client ended the call")
                 };
-                self.ended(report, Some(status));
+                if let Some(mut call) = self.remove(key) {
+                    self.ended(call.report.take(), Some(status));
+                    self.after.gone(Box::new(call));
+                }
             }
             Stage::InPlace | Stage::Ended => {}
         }
@@ -497,16 +546,10 @@ impl State {
 
     /// Has the observers told once the lock is given back.
     pub(super) fn ended(&mut self, report: Option<Box<Report>>, status: Option<Status>) {
-        if let Some(report) = report {
-            self.reports.push((report, status));
-        }
+        self.after.ended(report, status);
     }
 
-    pub(super) fn take_reports(&mut self) -> Reports {
-        std::mem::take(&mut self.reports)
-    }
-
-    /// The connection is over.
+    /// The connection is over. [`Shared::lose`](super::Shared::lose) is the way to this.
     pub(super) fn on_lost(&mut self) {
         let keys: Vec<StreamKey> = self.calls.iter().flatten().map(|call| call.key).collect();
         for key in keys {

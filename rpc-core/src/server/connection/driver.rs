@@ -2,17 +2,18 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use rpc_http2::{Event, Output, ResetCause};
+use rpc_http2::{Event, ResetCause};
 use tokio::io::AsyncWrite as _;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use super::batch::Batch;
 use super::calls::{Stage, State};
-use super::report::tell;
+use crate::lock::{Wakers, watch};
+use crate::transport::connector::Io;
 use crate::transport::http2::busy_poll::BusyPoll;
 use crate::transport::http2::socket::{self, Wire};
 
@@ -24,7 +25,7 @@ const UNREAD: usize = 1024 * 1024;
 /// The end of a connection for its client.
 pub(super) enum Last {
     /// It was told, and can hear it if it goes on being read from.
-    Said,
+    Said(Box<dyn Io>),
     /// It is gone, or does not listen.
     Nothing,
 }
@@ -59,7 +60,7 @@ impl Driver {
     /// Drives until the connection is over.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Last> {
         let shared = Arc::clone(&self.shared);
-        let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wire = shared.wire.wait();
         let read = match self.poll_read(&mut wire, cx) {
             Ok(read) => read,
             Err(why) => {
@@ -84,26 +85,18 @@ impl Driver {
                 drop(state);
                 return Poll::Ready(self.lose(&error.to_string(), &mut wire, cx));
             }
-            let reports = state.take_reports();
-            if !reports.is_empty() {
-                drop(state);
-                tell(reports);
-                state = shared.lock();
-            }
-            match &state.driver {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                _ => state.driver = Some(cx.waker().clone()),
-            }
+            let stale = watch(&mut state.driver, cx);
+            state.after.forget(stale);
             // Handlers that are tasks and answer about now share one write.
             let crowd = read == 0 && state.machine.stream_count() > 1 && state.machine.has_output();
             if crowd && wire.writing.is_empty() && !std::mem::replace(&mut self.yielded, true) {
                 drop(state);
-                self.wake_handlers();
+                self.batch.wakers.wake();
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
-        self.wake_handlers();
+        self.batch.wakers.wake();
         self.yielded = false;
         let held_back = self.leaves_unread(&wire);
         if let Err(error) = self.poll_write(&mut wire, cx) {
@@ -115,8 +108,9 @@ impl Driver {
         }
         let mut state = shared.lock();
         if wire.writing.is_empty() && state.machine.is_finished() {
-            state.on_lost();
-            return Poll::Ready(Last::Said);
+            drop(state);
+            self.shared.lose();
+            return Poll::Ready(Last::Said(wire.close()));
         }
         self.arm(&mut state, cx);
         let alone = state.machine.stream_count() <= 1;
@@ -139,7 +133,7 @@ impl Driver {
             let polled = socket::poll_read(&mut *wire.io, &mut wire.carried, cx, |input| {
                 let whole = *input;
                 let received = batch.receive(shared, input);
-                tell(shared.lock().take_reports());
+                batch.start(shared);
                 batch.run(shared, whole);
                 received
             });
@@ -186,7 +180,7 @@ impl Driver {
             state.settle();
             wake_roomy(&mut state, &mut self.batch.wakers);
             drop(state);
-            self.wake_handlers();
+            self.batch.wakers.wake();
         }
     }
 
@@ -237,22 +231,11 @@ impl Driver {
         }
     }
 
-    fn wake_handlers(&mut self) {
-        self.batch.wakers.drain(..).for_each(Waker::wake);
-        self.batch.wakers.shrink_to(256);
-    }
-
-    /// The connection is over: tells the peer why, as far as it can hear it, and all handlers.
+    /// The connection is over: tells all handlers, and the client why, as far as it can hear it.
     fn lose(&mut self, why: &str, wire: &mut Wire, cx: &mut Context<'_>) -> Last {
         tracing::debug!(peer = %self.shared.peer, error = why, "a connection ended");
-        let mut last = Output::default();
-        let mut state = self.shared.lock();
-        let now = Instant::now().into_std();
-        state.machine.take_output(&mut last, now);
-        let has_failed = state.machine.error().is_some();
-        state.on_lost();
-        drop(state);
-        self.wake_handlers();
+        let (mut last, has_failed) = self.shared.lose();
+        self.batch.wakers.wake();
         for output in [&mut wire.writing, &mut last] {
             let Poll::Ready(Ok(())) = socket::poll_write(&mut *wire.io, output, cx) else {
                 let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
@@ -260,7 +243,7 @@ impl Driver {
             };
         }
         if has_failed {
-            return Last::Said;
+            return Last::Said(wire.close());
         }
         let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
         Last::Nothing
@@ -269,7 +252,9 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.lock().on_lost();
+        self.shared.lose();
+        // Whoever still holds a call of the connection does not hold its socket.
+        self.shared.wire.wait().close();
     }
 }
 
@@ -283,10 +268,10 @@ pub(super) fn reason(cause: ResetCause) -> &'static str {
 }
 
 /// Wakes handlers that have room for another message.
-pub(super) fn wake_roomy(state: &mut State, wakers: &mut Vec<Waker>) {
+pub(super) fn wake_roomy(state: &mut State, wakers: &mut Wakers) {
     while let Some(key) = state.machine.roomy() {
         if let Some(Stage::Task { sender, .. }) = state.call(key).map(|call| &mut call.stage) {
-            wakers.extend(sender.take());
+            wakers.push(sender.take());
         }
     }
 }

@@ -8,8 +8,9 @@ use rpc_http2::{Payload, StreamKey};
 
 use super::Shared;
 use super::calls::{More, Stage, State, payload};
-use super::report::{Report, tell};
+use super::report::Report;
 use crate::Status;
+use crate::lock::watch;
 use crate::server::handler::{Finished, Single};
 use crate::server::load::{Account, Admission};
 use crate::transport::stream::{CANCEL, ErrorCode, Event, RecvHalf, SendHalf, StreamError};
@@ -42,9 +43,10 @@ impl Outcome for Finished {
 impl Hold {
     /// Ends a call that has one response.
     pub(super) fn finish_single(&self, outcome: Result<Single, Status>) {
-        act(&self.shared, |state| {
+        // An outcome that comes too late is dropped where there is no lock.
+        let _late = act(&self.shared, |state| {
             let Some(report) = end(state, self.key) else {
-                return;
+                return Some(outcome);
             };
             let failure = match outcome {
                 Ok(single) => state.answer_single(self.key, single),
@@ -54,14 +56,15 @@ impl Hold {
                 }
             };
             state.ended(report, failure);
+            None
         });
     }
 
     /// Ends a call that has a stream of responses.
     fn finish_stream(&self, outcome: Finished) {
-        act(&self.shared, |state| {
+        let _late = act(&self.shared, |state| {
             let Some(report) = end(state, self.key) else {
-                return;
+                return Some(outcome);
             };
             let failure = match outcome.0 {
                 Ok(metadata) => state.finish(self.key, &metadata),
@@ -71,6 +74,7 @@ impl Hold {
                 }
             };
             state.ended(report, failure);
+            None
         });
     }
 }
@@ -81,31 +85,32 @@ fn end(state: &mut State, key: StreamKey) -> Option<Option<Box<Report>>> {
     if matches!(call.stage, Stage::Ended) {
         return None;
     }
-    call.stage = Stage::Ended;
-    Some(call.report.take())
+    let stage = std::mem::replace(&mut call.stage, Stage::Ended);
+    let report = call.report.take();
+    if let Stage::Task {
+        mut inbox, sender, ..
+    } = stage
+    {
+        state.after.forget(inbox.take_reader());
+        state.after.forget(sender);
+    }
+    Some(report)
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         drop(self.admission.take());
         // A report that is dropped calls its observers, which is not for under the lock.
-        let call = act(&self.shared, |state| state.remove(self.key));
-        drop(call);
+        let _call = act(&self.shared, |state| state.remove(self.key));
     }
 }
 
-/// Does something under the lock that the driver has to write out.
+/// Does something under the lock that the driver has to write out; gives what came of it without the
+/// lock.
 fn act<R>(shared: &Shared, act: impl FnOnce(&mut State) -> R) -> R {
     let mut state = shared.lock();
     let result = act(&mut state);
-    let needed = state.machine.has_output() || state.machine.is_finished() || state.has_unseen();
-    let driver = if needed { state.driver.take() } else { None };
-    let reports = state.take_reports();
-    drop(state);
-    if let Some(driver) = driver {
-        driver.wake();
-    }
-    tell(reports);
+    state.call_needed_driver();
     result
 }
 
@@ -137,14 +142,8 @@ impl RecvHalf for Requests {
             inbox.taken();
             call.turn = true;
             state.machine.consume(self.key, count);
-            let driver = if state.machine.has_output() {
-                state.driver.take()
-            } else {
-                None
-            };
-            drop(guard);
-            if let Some(driver) = driver {
-                driver.wake();
+            if state.machine.has_output() {
+                state.call_driver();
             }
             return Poll::Ready(Ok(Event::Data(data)));
         }
@@ -152,7 +151,7 @@ impl RecvHalf for Requests {
             More::Ended | More::Unwanted => Poll::Ready(Ok(Event::End)),
             More::Broken(why) => Poll::Ready(Err(StreamError::Lost((*why).into()))),
             More::Open(reader) => {
-                *reader = Some(cx.waker().clone());
+                state.after.forget(watch(reader, cx));
                 Poll::Pending
             }
         }
@@ -200,14 +199,8 @@ impl Responses {
             return Ok(());
         }
         state.settle();
-        let driver = if state.machine.has_output() || state.has_unseen() {
-            state.driver.take()
-        } else {
-            None
-        };
-        drop(state);
-        if let Some(driver) = driver {
-            driver.wake();
+        if state.machine.has_output() || state.has_unseen() {
+            state.call_driver();
         }
         Ok(())
     }
@@ -233,7 +226,8 @@ impl SendHalf for Responses {
         }
         match state.call(self.key).map(|call| &mut call.stage) {
             Some(Stage::Task { sender, .. }) => {
-                *sender = Some(cx.waker().clone());
+                let stale = watch(sender, cx);
+                state.after.forget(stale);
                 Poll::Pending
             }
             _ => Poll::Ready(Err(StreamError::Reset(CANCEL))),

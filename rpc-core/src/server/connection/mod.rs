@@ -1,5 +1,6 @@
 //! One connection of a server: calls come in through the engine, handlers run, answers go out.
 
+mod after;
 mod batch;
 mod calls;
 mod driver;
@@ -14,9 +15,9 @@ mod run;
 mod task;
 mod unary;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use rpc_http2::{Config, Connection as Machine, Role};
+use rpc_http2::{Config, Connection as Machine, Output, Role};
 use tokio::time::Instant;
 
 use super::builder::Options;
@@ -25,6 +26,7 @@ use super::places::{IdleSince, Seat};
 use super::router::Router;
 use super::shutdown::ShutdownHandle;
 use crate::compat::RouterService;
+use crate::lock::{Guard, Lock, Turn};
 use crate::request::{Peer, PeerAddr};
 use crate::transport::connector::Io;
 use crate::transport::http2::socket::{self, Wire};
@@ -154,16 +156,17 @@ impl Served {
         let now = Instant::now().into_std();
         let machine = Machine::new(Role::Server, config, accepted.into_std());
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(machine, Account::new(&self.0.load), now)),
-            wire: Mutex::new(Wire::new(io, first)),
+            state: Lock::new(State::new(machine, Account::new(&self.0.load), now)),
+            wire: Turn::new(Wire::new(io, first)),
             served: self.0,
             peer: Arc::new(Peer {
                 address: peer,
                 end: Some(shutdown.clone()),
             }),
         });
-        let mut driver = Driver::new(Arc::clone(&shared));
+        let served = Arc::clone(&shared.served);
         seat.ask(Arc::downgrade(&shared) as Weak<dyn IdleSince>);
+        let mut driver = Driver::new(shared);
         let mut requested = Some(Box::pin(async move {
             tokio::select! {
                 () = shutdown.requested() => {}
@@ -180,22 +183,17 @@ impl Served {
             driver.poll(cx)
         })
         .await;
-        if matches!(last, Last::Said) {
-            // Nobody writes any more; what is left in the place of the stream takes everything.
-            let io = {
-                let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::replace(&mut wire.io, Box::new(tokio::io::empty()))
-            };
-            Box::pin(linger(io, &shared.served.load)).await;
+        if let Last::Said(io) = last {
+            Box::pin(linger(io, &served.load)).await;
         }
     }
 }
 
 /// What the driver and the handlers of a connection share.
 struct Shared {
-    state: Mutex<State>,
-    /// Locked before the state where both are.
-    wire: Mutex<Wire>,
+    state: Lock<State>,
+    /// Taken before the lock of the state where both are.
+    wire: Turn<Wire>,
     served: Arc<Inner>,
     /// Shared with the requests.
     peer: Arc<Peer>,
@@ -210,9 +208,20 @@ impl IdleSince for Shared {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The connection is over, however that came: all handlers hear of it. Gives what is still to be
+    /// said to the client, and whether that is why the connection had to end.
+    fn lose(&self) -> (Output, bool) {
+        let mut last = Output::default();
+        let mut state = self.lock();
+        let now = Instant::now().into_std();
+        state.machine.take_output(&mut last, now);
+        let has_failed = state.machine.error().is_some();
+        state.on_lost();
+        (last, has_failed)
     }
 
     /// Writes without the driver, or wakes it.
@@ -227,11 +236,7 @@ impl Shared {
         // The driver goes on with it, hears of the error, or sees to it that what is stuck is looked
         // at in time.
         if !written || state.machine.has_output() || early {
-            let driver = state.driver.take();
-            drop(state);
-            if let Some(driver) = driver {
-                driver.wake();
-            }
+            state.call_driver();
         }
     }
 }

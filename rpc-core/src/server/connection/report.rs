@@ -4,20 +4,25 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Shared;
+use super::{Inner, Shared};
 use crate::Status;
 use crate::client::FinishedCall;
+use crate::lock::outside;
+use crate::request::Peer;
 
 /// Tells the observers how a call ended, if there are any.
+///
+/// The state of a connection owns it, so that it must not own the connection.
 pub(super) struct Report {
-    shared: Arc<Shared>,
+    served: Arc<Inner>,
+    peer: Arc<Peer>,
     path: Arc<str>,
     started: Instant,
     told: bool,
 }
 
 impl Report {
-    pub(super) fn new(shared: &Arc<Shared>, path: &Arc<str>) -> Option<Box<Self>> {
+    pub(super) fn new(shared: &Shared, path: &Arc<str>) -> Option<Box<Self>> {
         if shared.served.options.observers.is_empty() {
             return None;
         }
@@ -27,7 +32,8 @@ impl Report {
             FinishedCall::OTHER.into()
         };
         Some(Box::new(Self {
-            shared: Arc::clone(shared),
+            served: Arc::clone(&shared.served),
+            peer: Arc::clone(&shared.peer),
             path,
             started: Instant::now(),
             told: false,
@@ -35,23 +41,14 @@ impl Report {
     }
 
     pub(super) fn finished(&mut self, status: Option<&Status>) {
+        outside("an observer");
         self.told = true;
-        let peer = self.shared.peer.to_string();
+        let peer = self.peer.to_string();
         let elapsed = self.started.elapsed();
         let call = FinishedCall::new(&self.path, status, elapsed, Some(&peer), 1);
-        for observer in &self.shared.served.options.observers {
+        for observer in &self.served.options.observers {
             observer.call_finished(&call);
         }
-    }
-}
-
-/// Reports of calls that have ended, to be told without a lock.
-pub(super) type Reports = Vec<(Box<Report>, Option<Status>)>;
-
-/// Tells the observers.
-pub(super) fn tell(reports: Reports) {
-    for (mut report, status) in reports {
-        report.finished(status.as_ref());
     }
 }
 

@@ -6,8 +6,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::batch::{Batch, Message, Outcome, Polled, Ready};
-use super::report::tell;
+use super::batch::{Batch, Message, Outcome, Polled, Ready, Start};
 use super::unary::{Timed, go_on, unpack_and_start};
 use crate::server::handler::{Handler, Single};
 use crate::server::pace::SLOW;
@@ -151,16 +150,17 @@ impl Batch {
                     Some(status)
                 }
                 Outcome::Task(future) => {
-                    go_on(shared, &mut state, key, deadline, future, report, held);
+                    let what = Start::Future { future, held };
+                    let starting = go_on(shared, &mut state, key, deadline, what, report);
+                    self.starting.extend(starting);
                     continue;
                 }
             };
             state.forget(key);
             state.ended(report, status);
         }
-        let reports = state.take_reports();
         drop(state);
-        tell(reports);
+        self.start(shared);
         self.ran.shrink_to(KEPT);
         self.arena.clear();
         if self.arena.capacity() > ARENA {

@@ -8,12 +8,38 @@ use std::task::{Context, Poll};
 
 use tokio::task::AbortHandle;
 
-use super::halves::{Hold, Outcome};
-use crate::server::handler::panicked;
+use super::batch::Start;
+use super::halves::{Hold, Outcome, Responses};
+use super::unary;
+use crate::lock::outside;
+use crate::server::handler::{ServerSend, panicked};
 use crate::{BoxFuture, Deadline};
 
-/// Runs a handler as a task; nothing of it runs before this returns.
-pub(super) fn spawn<T: Outcome + 'static>(
+impl Start {
+    /// Runs it as a task. It may be dropped at once, when the runtime is about to end.
+    pub(super) fn spawn(self, hold: Hold) -> AbortHandle {
+        match self {
+            Self::Future { future, held } => unary::spawn(future, held, hold),
+            Self::Handler(handler, call) => {
+                let (deadline, path) = (call.deadline, Arc::clone(&call.path));
+                outside("a handler");
+                match handler.by_kind() {
+                    Ok(handler) => spawn(handler(*call), deadline, path, hold),
+                    Err(handler) => {
+                        let responses = ServerSend::Http2(Responses {
+                            shared: Arc::clone(&hold.shared),
+                            key: hold.key,
+                        });
+                        spawn(handler(*call, responses), deadline, path, hold)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs a handler as a task.
+fn spawn<T: Outcome + 'static>(
     handler: BoxFuture<'static, T>,
     deadline: Option<Deadline>,
     path: Arc<str>,
@@ -28,6 +54,7 @@ pub(super) fn spawn<T: Outcome + 'static>(
         running: Box::new(running),
         path,
     };
+    outside("the spawning of a task");
     tokio::spawn(task).abort_handle()
 }
 
@@ -50,6 +77,7 @@ struct Running<T> {
 impl<T> Running<T> {
     /// Takes a step; a panic is the end of this call only.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<T>, Box<dyn Any + Send>> {
+        outside("a handler");
         let handler = &mut self.handler;
         std::panic::catch_unwind(AssertUnwindSafe(|| {
             Deadline::scope_sync(self.deadline, || match handler {

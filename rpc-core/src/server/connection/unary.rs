@@ -6,12 +6,15 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use rpc_http2::StreamKey;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::batch::{Start, Starting};
 use super::calls::{Call, Inbox, Stage, State};
 use super::halves::Hold;
 use super::report::Report;
+use crate::lock::outside;
 use crate::server::handler::{CatchPanic, IncomingCall, Single, panicked, step};
 use crate::server::load::{Admission, Held};
 use crate::server::slot::UnaryHandler;
@@ -20,47 +23,38 @@ use crate::wire::compression::Unpacking;
 use crate::wire::message::{MessageDecoder, Next};
 use crate::{BoxFuture, Deadline, Status};
 
-/// Lets a call go on as a task.
+/// Lets a call go on as a task, which is spawned once the lock has been given back.
 pub(super) fn go_on(
     shared: &Arc<Shared>,
     state: &mut State,
     key: StreamKey,
     deadline: Option<Deadline>,
-    future: BoxFuture<'static, Result<Single, Status>>,
+    what: Start,
     report: Option<Box<Report>>,
-    held: Option<Box<Held>>,
-) {
+) -> Option<Starting> {
     let load = &shared.served.load;
+    if !state.machine.is_open(key) {
+        // The client has gone meanwhile, so the handler goes too.
+        state.forget(key);
+        state.ended(report, Some(Status::cancelled("the client ended the call")));
+        state.after.gone(Box::new(what));
+        return None;
+    }
     let Some(admission) = Admission::try_new(load) else {
         let status = load.too_many();
         state.refuse(key, &status, false);
         state.forget(key);
-        return state.ended(report, Some(status));
+        state.ended(report, Some(status));
+        state.after.gone(Box::new(what));
+        return None;
     };
-    if !state.machine.is_open(key) {
-        // The client has gone meanwhile, so the handler goes too.
-        state.forget(key);
-        return;
-    }
     if let Some(deadline) = deadline {
         state.wheel.set(key.index(), deadline.instant().into_std());
     }
-    let hold = Hold {
-        shared: Arc::clone(shared),
-        key,
-        admission: Some(admission),
-    };
-    let task = tokio::spawn(async move {
-        let outcome = CatchPanic(future).await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
-        hold.finish_single(outcome);
-        // What the request takes is held until the handler has ended.
-        drop(held);
-    });
     state.insert(Call {
         key,
         stage: Stage::Task {
-            abort: Some(task.abort_handle()),
+            abort: None,
             inbox: Inbox::new(0, true),
             sender: None,
         },
@@ -68,6 +62,29 @@ pub(super) fn go_on(
         head_sent: false,
         turn: false,
     });
+    let hold = Hold {
+        shared: Arc::clone(shared),
+        key,
+        admission: Some(admission),
+    };
+    Some(Starting { hold, what })
+}
+
+/// Runs the rest of a call as a task.
+pub(super) fn spawn(
+    future: BoxFuture<'static, Result<Single, Status>>,
+    held: Option<Box<Held>>,
+    hold: Hold,
+) -> AbortHandle {
+    outside("the spawning of a task");
+    let task = tokio::spawn(async move {
+        let outcome = CatchPanic(future).await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(panicked("a unary method", &*panic)));
+        hold.finish_single(outcome);
+        // What the request takes is held until the handler has ended.
+        drop(held);
+    });
+    task.abort_handle()
 }
 
 /// A call as a task, whose first poll says how fast its method is.

@@ -1,14 +1,16 @@
 //! A client's connection: calls on one side, its driver on the other.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use rpc_http2::hpack::Block;
-use rpc_http2::{Connection as Machine, ConnectionError, ErrorCode, Fields, Payload, StreamKey};
-use tokio::sync::watch;
+use rpc_http2::{
+    Connection as Machine, ConnectionError, ErrorCode, Fields, Output, Payload, StreamKey,
+};
+use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
 use super::assembler::Assembler;
@@ -19,6 +21,7 @@ use super::socket::{self, Wire};
 use super::templates::{self, Templates};
 use super::wheel::{CLOCKS_DIFFER, Wheel};
 use crate::codec::Subtype;
+use crate::lock::{Guard, Guarded, Lock, Turn, Wakers, outside, watch};
 use crate::transport::connector::Io;
 use crate::transport::keepalive;
 use crate::transport::stream::StreamError;
@@ -34,7 +37,7 @@ const KEPT: usize = 64;
 /// An open connection that takes calls. Once it is dropped, it closes as soon as its calls are done.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    usable: watch::Receiver<bool>,
+    usable: channel::Receiver<bool>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -45,14 +48,15 @@ impl std::fmt::Debug for Connection {
 
 /// What calls and the driver share.
 pub(super) struct Shared {
-    pub(super) state: Mutex<State>,
-    /// Locked before the state where both are.
-    pub(super) wire: Mutex<Wire>,
+    state: Lock<State>,
+    /// Taken before the lock of the state where both are.
+    pub(super) wire: Turn<Wire>,
     authority: String,
     secure: bool,
     receive_limit: usize,
-    /// What the driver has told the watchers, for those who only look.
-    pub(super) takes_calls: AtomicBool,
+    /// For those who only look. Changed under the lock of the state, so that a connection which looks
+    /// as if it took calls does take them.
+    takes_calls: AtomicBool,
 }
 
 pub(super) struct State {
@@ -65,6 +69,8 @@ pub(super) struct State {
     /// Fields of the request that is being opened; kept for its memory.
     rest: Fields,
     pub(super) driver: Option<Waker>,
+    /// Tasks to wake once the lock has been given back.
+    pub(super) woken: Wakers,
     /// Why the connection is no more.
     pub(super) lost: Option<Arc<Lost>>,
     /// No more calls will come.
@@ -162,7 +168,7 @@ pub(crate) async fn connect(
     }
     let now = Instant::now().into_std();
     let shared = Arc::new(Shared {
-        state: Mutex::new(State {
+        state: Lock::new(State {
             machine: Machine::new(rpc_http2::Role::Client, config, now),
             calls: Vec::new(),
             templates: Templates::default(),
@@ -170,6 +176,7 @@ pub(crate) async fn connect(
             wheel: Wheel::new(now),
             rest: Fields::new(),
             driver: None,
+            woken: Wakers::default(),
             lost: None,
             unheld: false,
             answered: false,
@@ -177,15 +184,16 @@ pub(crate) async fn connect(
             sent: None,
             polls_soon: false,
         }),
-        wire: Mutex::new(Wire::new(io, Vec::new())),
+        wire: Turn::new(Wire::new(io, Vec::new())),
         authority: authority.to_owned(),
         secure,
         receive_limit,
         takes_calls: AtomicBool::new(true),
     });
-    let (alive, usable) = watch::channel(true);
+    let (alive, usable) = channel::channel(true);
     let mut driver = Driver::new(Arc::clone(&shared), alive);
     std::future::poll_fn(|cx| driver.poll_ready(cx)).await?;
+    outside("the spawning of a task");
     tokio::spawn(driver);
     Ok(Connection { shared, usable })
 }
@@ -196,9 +204,8 @@ impl Connection {
     pub(crate) fn open(&self, head: &RequestHead) -> Result<(Sender, Receiver), StreamError> {
         let mut state = self.shared.lock();
         let key = state.open(&self.shared, head, false, Instant::now())?;
-        let driver = state.driver.take();
+        state.call_driver();
         drop(state);
-        wake(driver);
         let half = Half {
             shared: Arc::clone(&self.shared),
             key,
@@ -232,9 +239,7 @@ impl Connection {
             drop(state);
             self.shared.write_now();
         } else {
-            let driver = state.driver.take();
-            drop(state);
-            wake(driver);
+            state.call_driver();
         }
         Ok(UnaryCall {
             shared: &self.shared,
@@ -245,7 +250,7 @@ impl Connection {
 
     /// Whether new calls can be opened.
     pub(crate) fn is_usable(&self) -> bool {
-        self.shared.takes_calls.load(Ordering::Acquire)
+        self.shared.takes_calls()
     }
 
     /// How many calls its tables have memory for.
@@ -284,9 +289,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.unheld = true;
-        let driver = state.driver.take();
-        drop(state);
-        wake(driver);
+        state.call_driver();
     }
 }
 
@@ -298,26 +301,42 @@ pub(super) fn payload(body: &Bytes) -> Payload<'_> {
     }
 }
 
-pub(super) fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     /// Does something under the lock that the driver has to write out.
     pub(super) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
-        let driver = state.take_needed_driver();
-        drop(state);
-        wake(driver);
+        state.call_needed_driver();
         result
+    }
+
+    pub(super) fn takes_calls(&self) -> bool {
+        self.takes_calls.load(Ordering::Acquire)
+    }
+
+    /// After what the peer or the time may have ended: whether the connection takes calls is seen in
+    /// the same moment as that it does not.
+    pub(super) fn note_end(&self, state: &State) {
+        if !state.machine.takes_streams() || state.lost.is_some() {
+            self.takes_calls.store(false, Ordering::Release);
+        }
+    }
+
+    /// The connection is over, however that came: all calls hear of it, and nobody takes it for one
+    /// that goes on. Gives what is still to be said to the peer.
+    pub(super) fn lose(&self, lost: Lost) -> Output {
+        let mut last = Output::default();
+        let mut state = self.lock();
+        state
+            .machine
+            .take_output(&mut last, Instant::now().into_std());
+        state.on_lost(lost);
+        self.note_end(&state);
+        last
     }
 
     /// Writes without the driver, or wakes it.
@@ -333,10 +352,16 @@ impl Shared {
         // what is stuck is looked at in time.
         if !written || state.polls_soon || state.machine.has_output() || state.has_earlier_timeout()
         {
-            let driver = state.driver.take();
-            drop(state);
-            wake(driver);
+            state.call_driver();
         }
+    }
+}
+
+impl Guarded for State {
+    type After = Wakers;
+
+    fn take_after(&mut self) -> Option<Wakers> {
+        self.woken.take()
     }
 }
 
@@ -382,10 +407,12 @@ impl State {
                 return Err(StreamError::Exhausted(status));
             }
         }
-        let stream = self
-            .machine
-            .open(template, &self.rest, now.into_std())
-            .ok_or_else(|| refused("the server is going away"))?;
+        let Some(stream) = self.machine.open(template, &self.rest, now.into_std()) else {
+            shared.note_end(self);
+            // It tells those who wait for the end.
+            self.call_driver();
+            return Err(refused("the server is going away"));
+        };
         let index = stream.index();
         if index >= self.calls.len() {
             self.calls.resize_with(index + 1, || None);
@@ -427,12 +454,15 @@ impl State {
         next.is_some_and(|next| self.armed.is_none_or(|armed| next < armed))
     }
 
-    /// The driver, when there is something for it to do now.
-    pub(super) fn take_needed_driver(&mut self) -> Option<Waker> {
+    /// Wakes the driver.
+    pub(super) fn call_driver(&mut self) {
+        self.woken.push(self.driver.take());
+    }
+
+    /// Wakes the driver when there is something for it to do now.
+    pub(super) fn call_needed_driver(&mut self) {
         if self.machine.has_output() || self.machine.is_finished() {
-            self.driver.take()
-        } else {
-            None
+            self.call_driver();
         }
     }
 
@@ -445,16 +475,17 @@ impl State {
 
     /// Ends a call from this side; its other half hears of it.
     pub(super) fn reset(&mut self, key: StreamKey, code: ErrorCode) {
-        let wakers = self.on_error(key, StreamError::Reset(code));
+        self.on_error(key, StreamError::Reset(code));
         self.machine.reset(key, code);
-        // Nothing locks again inside: these only schedule tasks.
-        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Removes a call that nobody is interested in any more.
     pub(super) fn let_go(&mut self, key: StreamKey) {
-        if self.call(key).is_some() {
-            self.calls[key.index()] = None;
+        if self.call(key).is_some()
+            && let Some(call) = self.calls[key.index()].take()
+        {
+            self.woken.forget(call.receiver);
+            self.woken.forget(call.sender);
             self.wheel.clear(key.index());
         }
         self.machine.release(key);
@@ -477,10 +508,10 @@ impl State {
         known: Option<KnownHead>,
         decoded: Option<Result<ClientHead, StreamError>>,
         end: bool,
-    ) -> [Option<Waker>; 2] {
+    ) {
         self.answered = true;
         let Some(call) = self.call(key) else {
-            return [None, None];
+            return;
         };
         match (known, decoded) {
             (Some(KnownHead::Plain(encoding) | KnownHead::PlainProto(encoding)), _) if !end => {
@@ -489,16 +520,16 @@ impl State {
                 {
                     let status = wrong_codec(&ContentType::Proto, call.codec);
                     call.outcome = Some(Err(StreamError::Protocol(status)));
-                    let wakers = call.both();
                     self.machine.reset(key, ErrorCode::CANCEL);
-                    return wakers;
+                    return self.wake_both(key);
                 }
                 call.head = Some(ResponseHead {
                     encoding,
                     ..ResponseHead::default()
                 });
                 call.begun = true;
-                return [call.progress(), None];
+                let receiver = call.progress();
+                return self.woken.push(receiver);
             }
             (_, Some(Ok(ClientHead::Head { content_type, .. })))
                 if !content_type.may_be_of(call.codec) =>
@@ -506,16 +537,16 @@ impl State {
                 let status = wrong_codec(&content_type, call.codec);
                 call.outcome = Some(Err(StreamError::Protocol(status)));
                 // What it would bring is none of the call's messages.
-                let wakers = call.both();
                 self.machine.reset(key, ErrorCode::CANCEL);
-                return wakers;
+                return self.wake_both(key);
             }
             (_, Some(Ok(ClientHead::Head { head, claim, .. }))) => {
                 call.head = Some(head);
                 call.claim = claim;
                 call.begun = true;
                 if !end {
-                    return [call.progress(), None];
+                    let receiver = call.progress();
+                    return self.woken.push(receiver);
                 }
                 call.outcome = Some(Ok(None));
             }
@@ -524,21 +555,28 @@ impl State {
             }
             (_, Some(Err(error))) => {
                 call.outcome = Some(Err(error));
-                let wakers = call.both();
                 self.machine.reset(key, ErrorCode::CANCEL);
-                return wakers;
+                return self.wake_both(key);
             }
             (_, None) => call.outcome = Some(Ok(None)),
         }
-        let wakers = call.both();
         self.machine.discard(key);
-        wakers
+        self.wake_both(key);
     }
 
-    pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) -> [Option<Waker>; 2] {
+    /// Wakes both halves, which hear of the end: a sender must not wait for room that will not come.
+    fn wake_both(&mut self, key: StreamKey) {
+        if let Some(call) = self.call(key) {
+            let (receiver, sender) = (call.receiver.take(), call.sender.take());
+            self.woken.push(receiver);
+            self.woken.push(sender);
+        }
+    }
+
+    pub(super) fn on_data(&mut self, key: StreamKey, data: &[u8], end: bool) {
         let Some(call) = self.call(key) else {
             self.machine.consume(key, data.len());
-            return [None, None];
+            return;
         };
         if !data.is_empty() {
             // That there are messages is what an OK before them cannot know.
@@ -561,28 +599,30 @@ impl State {
             call.outcome.get_or_insert(Ok(claim));
         } else if call.unary && call.assembler.is_over() && call.outcome.is_none() {
             call.outcome = Some(Err(StreamError::Protocol(call.too_much())));
-            let wakers = call.both();
             self.machine.reset(key, ErrorCode::CANCEL);
-            return wakers;
+            return self.wake_both(key);
         }
         // As long as no message is whole, its rest must not wait for the window.
         let early = call.unary || !call.assembler.has_whole();
-        let wakers = match (end, early) {
-            (true, _) => call.both(),
-            (false, true) => [None, None],
-            (false, false) => [call.progress(), None],
+        let progress = match (end, early) {
+            (false, false) => call.progress(),
+            _ => None,
         };
         call.unconsumed += data.len();
         if early {
             let count = std::mem::take(&mut call.unconsumed);
             self.machine.consume(key, count);
         }
-        wakers
+        if end {
+            self.wake_both(key);
+        } else {
+            self.woken.push(progress);
+        }
     }
 
-    pub(super) fn on_trailers(&mut self, key: StreamKey, trailers: Trailers) -> [Option<Waker>; 2] {
+    pub(super) fn on_trailers(&mut self, key: StreamKey, trailers: Trailers) {
         let Some(call) = self.call(key) else {
-            return [None, None];
+            return;
         };
         let mut trailers = trailers;
         if trailers.outcome.is_none()
@@ -591,21 +631,21 @@ impl State {
             trailers.outcome = claim.outcome;
         }
         call.outcome.get_or_insert(Ok(Some(trailers)));
-        let (wakers, unary) = (call.both(), call.unary);
+        let unary = call.unary;
         if !unary {
             // Who has answered takes no more requests.
             self.machine.discard(key);
         }
-        wakers
+        self.wake_both(key);
     }
 
     /// A stream is over before its end.
-    pub(super) fn on_error(&mut self, key: StreamKey, error: StreamError) -> [Option<Waker>; 2] {
+    pub(super) fn on_error(&mut self, key: StreamKey, error: StreamError) {
         let Some(call) = self.call(key) else {
-            return [None, None];
+            return;
         };
         call.outcome.get_or_insert(Err(error));
-        call.both()
+        self.wake_both(key);
     }
 
     /// The peer, or the loss of its connection, has ended a stream before its end. Once the deadline
@@ -615,7 +655,7 @@ impl State {
         key: StreamKey,
         error: StreamError,
         now: std::time::Instant,
-    ) -> [Option<Waker>; 2] {
+    ) {
         let seen = match &error {
             StreamError::Reset(ErrorCode::CANCEL) => now + CLOCKS_DIFFER,
             _ => now,
@@ -628,7 +668,7 @@ impl State {
         {
             // It has said why, and then nothing more.
             call.outcome.get_or_insert(Ok(Some(*claim)));
-            return call.both();
+            return self.wake_both(key);
         }
         self.on_error(
             key,
@@ -637,29 +677,28 @@ impl State {
             } else {
                 error
             },
-        )
+        );
     }
 
     /// The deadline of a call has passed: both its directions end, and the peer is told. What has
     /// arrived of it and was not taken is not taken any more; an answer that is whole stays.
-    pub(super) fn expire(&mut self, index: usize) -> [Option<Waker>; 2] {
+    pub(super) fn expire(&mut self, index: usize) {
         let call = self.calls.get_mut(index).and_then(Option::as_mut);
         let Some(call) = call.filter(|call| call.outcome.is_none()) else {
-            return [None, None];
+            return;
         };
         let key = call.key;
         call.outcome = Some(Err(StreamError::Deadline));
         call.whole = None;
         call.assembler.take_all();
         let unread = std::mem::take(&mut call.unconsumed);
-        let wakers = call.both();
         self.machine.reset(key, ErrorCode::CANCEL);
         self.machine.consume(key, unread);
-        wakers
+        self.wake_both(key);
     }
 
-    /// The connection is over: so are all calls.
-    pub(super) fn on_lost(&mut self, lost: Lost) -> Vec<Waker> {
+    /// The connection is over: so are all calls. [`Shared::lose`] is the way to this.
+    fn on_lost(&mut self, lost: Lost) {
         let goaway = self.machine.peer_goaway();
         let lost = Arc::clone(self.lost.get_or_insert_with(|| {
             let Lost { kind, mut text } = lost;
@@ -668,7 +707,6 @@ impl State {
             }
             Arc::new(Lost { kind, text })
         }));
-        let mut wakers = Vec::new();
         let now = Instant::now().into_std();
         for call in self.calls.iter_mut().flatten() {
             let error = if self.wheel.is_due(call.key.index(), now) {
@@ -679,19 +717,13 @@ impl State {
                 lost.error()
             };
             call.outcome.get_or_insert(Err(error));
-            wakers.extend(call.receiver.take());
-            wakers.extend(call.sender.take());
+            self.woken.push(call.receiver.take());
+            self.woken.push(call.sender.take());
         }
-        wakers
     }
 }
 
 impl Call {
-    /// Both halves, which hear of the end: a sender must not wait for room that will not come.
-    fn both(&mut self) -> [Option<Waker>; 2] {
-        [self.receiver.take(), self.sender.take()]
-    }
-
     /// Something has arrived that is not the end.
     fn progress(&mut self) -> Option<Waker> {
         if self.unary {
@@ -737,10 +769,8 @@ impl UnaryCall<'_> {
             return Poll::Ready(Err(StreamError::Reset(crate::transport::stream::CANCEL)));
         };
         let Some(outcome) = call.outcome.take() else {
-            match &call.receiver {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                _ => call.receiver = Some(cx.waker().clone()),
-            }
+            let stale = watch(&mut call.receiver, cx);
+            state.woken.forget(stale);
             return Poll::Pending;
         };
         let head = call.head.take();
@@ -757,13 +787,9 @@ impl UnaryCall<'_> {
         state.let_go(key);
         // An early answer leaves a RST_STREAM to write, and a stream that has waited may be open now.
         // Of what was there before, the driver knows.
-        let driver = if had_output {
-            None
-        } else {
-            state.take_needed_driver()
-        };
-        drop(state);
-        wake(driver);
+        if !had_output {
+            state.call_needed_driver();
+        }
         Poll::Ready(reply)
     }
 }

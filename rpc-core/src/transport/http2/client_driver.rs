@@ -2,11 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use rpc_http2::{ConnectionError, ErrorCode, Event, Output, ResetCause};
+use rpc_http2::{ConnectionError, ErrorCode, Event, ResetCause};
 use tokio::io::AsyncWrite as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -14,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::busy_poll::BusyPoll;
 use super::client::{Lost, Shared, State, understand, understand_trailers};
 use super::socket::{self, Wire};
+use crate::lock::{Wakers, watch as watch_for};
 use crate::transport::sniff;
 use crate::transport::stream::StreamError;
 
@@ -24,12 +24,14 @@ const READS: u32 = 8;
 pub(super) struct Driver {
     shared: Arc<Shared>,
     alive: watch::Sender<bool>,
+    /// Those who wait for the end of the connection know of it.
+    told: bool,
     sleep: Option<Pin<Box<Sleep>>>,
     /// It has let others run since it has something to write.
     yielded: bool,
     busy_poll: BusyPoll,
     /// Callers to wake, kept for the memory.
-    wakers: Vec<Waker>,
+    wakers: Wakers,
 }
 
 impl Driver {
@@ -37,10 +39,11 @@ impl Driver {
         Self {
             shared,
             alive,
+            told: false,
             sleep: None,
             yielded: true,
             busy_poll: BusyPoll::new(),
-            wakers: Vec::new(),
+            wakers: Wakers::default(),
         }
     }
 
@@ -67,7 +70,7 @@ impl Driver {
 
     fn poll_driver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = Arc::clone(&self.shared);
-        let mut wire = shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wire = shared.wire.wait();
         let read = match self.poll_read(&mut wire, cx) {
             Ok(read) => read,
             Err(lost) => {
@@ -84,7 +87,8 @@ impl Driver {
             if state.unheld {
                 state.machine.shut_down(now.into_std());
             }
-            self.keep_time(&mut state, now);
+            keep_time(&mut state, now);
+            shared.note_end(&state);
             if let Some(error) = state.machine.error() {
                 // Of what the peer does not take nothing is waited for.
                 let lost = Lost::given_up(&state.machine, error);
@@ -92,13 +96,8 @@ impl Driver {
                 self.lose(lost, &mut wire, cx);
                 return Poll::Ready(());
             }
-            if !state.machine.takes_streams() {
-                self.take_no_more();
-            }
-            match &state.driver {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                _ => state.driver = Some(cx.waker().clone()),
-            }
+            let stale = watch_for(&mut state.driver, cx);
+            state.woken.forget(stale);
             // Callers that were woken, or that come now, share one write.
             let more = state.machine.has_output() || read > 0;
             let crowd = state.machine.stream_count() > 1;
@@ -108,12 +107,14 @@ impl Driver {
                 && !std::mem::replace(&mut self.yielded, true)
             {
                 drop(state);
-                self.wake_callers();
+                self.tell();
+                self.wakers.wake();
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
-        self.wake_callers();
+        self.tell();
+        self.wakers.wake();
         self.yielded = false;
         if let Err(error) = self.poll_write(&mut wire, cx) {
             let lost = Lost {
@@ -127,13 +128,13 @@ impl Driver {
         if wire.writing.is_empty() && state.machine.is_finished() {
             let lost = Lost {
                 kind: io::ErrorKind::ConnectionAborted,
-                text: "the connection was closed".to_owned(),
+                text: match state.machine.error() {
+                    Some(error) => format!("the connection was given up: {error}"),
+                    None => "the connection was closed".to_owned(),
+                },
             };
-            state.on_lost(lost);
             drop(state);
-            self.take_no_more();
-            // The peer sees the end of the stream once it is dropped; TLS says so first.
-            let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
+            self.lose(lost, &mut wire, cx);
             return Poll::Ready(());
         }
         self.arm(&mut state, cx);
@@ -154,7 +155,13 @@ impl Driver {
             let wakers = &mut self.wakers;
             let polled = socket::poll_read(&mut *wire.io, &mut wire.carried, cx, |input| {
                 let (mut state, whole) = (shared.lock(), *input);
-                receive(&mut state, input, wakers).map_err(|error| {
+                let state = &mut *state;
+                // Callers are woken once all has been read; the memory stays with the driver.
+                std::mem::swap(&mut state.woken, wakers);
+                let received = receive(state, input);
+                std::mem::swap(&mut state.woken, wakers);
+                shared.note_end(state);
+                received.map_err(|error| {
                     let other = match state.machine.is_ready() {
                         true => None,
                         false => sniff::not_http2(sniff::first(whole)),
@@ -217,27 +224,8 @@ impl Driver {
             }
             let now = Instant::now().into_std();
             state.machine.take_output(&mut wire.writing, now);
-            wake_roomy(&mut state, &mut self.wakers);
-            drop(state);
-            self.wake_callers();
+            wake_roomy(&mut state);
         }
-    }
-
-    /// Deadlines of calls and of the connection.
-    fn keep_time(&mut self, state: &mut State, now: Instant) {
-        if state.armed.is_none_or(|armed| now.into_std() < armed) {
-            return;
-        }
-        state.armed = None;
-        // A failure leaves its GOAWAY to write.
-        let _ = state.machine.on_timeout(now.into_std());
-        let mut due = Vec::new();
-        state.wheel.expire(now.into_std(), |index| due.push(index));
-        for index in due {
-            self.wakers
-                .extend(state.expire(index).into_iter().flatten());
-        }
-        receive_events(state, now.into_std(), &mut self.wakers);
     }
 
     /// Sees to it that the next deadline is looked at.
@@ -260,37 +248,27 @@ impl Driver {
         }
     }
 
-    /// Tells whoever makes calls that they have to go elsewhere.
-    fn take_no_more(&self) {
-        self.shared.takes_calls.store(false, Ordering::Release);
-        self.alive
-            .send_if_modified(|alive| std::mem::replace(alive, false));
-    }
-
-    fn wake_callers(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
+    /// Tells those who wait for it that calls have to go elsewhere, once they have to.
+    fn tell(&mut self) {
+        if !self.told && !self.shared.takes_calls() {
+            self.told = true;
+            self.alive.send_replace(false);
         }
-        self.wakers.shrink_to(256);
     }
 
-    /// The connection is over: tells the peer why, as far as it can hear it, and all calls.
+    /// The connection is over: tells all calls, and the peer why, as far as it can hear it.
     fn lose(&mut self, lost: Lost, wire: &mut Wire, cx: &mut Context<'_>) {
         tracing::debug!(error = lost.text, "connection closed");
-        let mut last = Output::default();
-        let mut state = self.shared.lock();
-        state
-            .machine
-            .take_output(&mut last, Instant::now().into_std());
-        self.wakers.extend(state.on_lost(lost));
-        drop(state);
+        let mut last = self.shared.lose(lost);
+        self.wakers.wake();
+        self.tell();
         if socket::poll_write(&mut *wire.io, &mut wire.writing, cx).is_ready() {
             // What the peer does with it is of no interest any more.
             let _ = socket::poll_write(&mut *wire.io, &mut last, cx);
         }
+        // The peer sees the end of the stream once it is dropped; TLS says so first.
         let _ = Pin::new(&mut wire.io).poll_shutdown(cx);
-        self.take_no_more();
-        self.wake_callers();
+        wire.close();
     }
 }
 
@@ -304,55 +282,61 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let lost = Lost {
+        // Whoever has lost it already is not told again.
+        let _ = self.shared.lose(Lost {
             kind: io::ErrorKind::ConnectionAborted,
             text: "the runtime of the connection has ended".to_owned(),
-        };
-        let wakers = self.shared.lock().on_lost(lost);
-        wakers.into_iter().for_each(Waker::wake);
-        self.take_no_more();
+        });
+        self.tell();
+        self.shared.wire.wait().close();
     }
 }
 
+/// Deadlines of calls and of the connection.
+fn keep_time(state: &mut State, now: Instant) {
+    if state.armed.is_none_or(|armed| now.into_std() < armed) {
+        return;
+    }
+    state.armed = None;
+    // A failure leaves its GOAWAY to write.
+    let _ = state.machine.on_timeout(now.into_std());
+    let mut due = Vec::new();
+    state.wheel.expire(now.into_std(), |index| due.push(index));
+    for index in due {
+        state.expire(index);
+    }
+    receive_events(state, now.into_std());
+}
+
 /// Takes in what was read.
-fn receive(
-    state: &mut State,
-    input: &mut &[u8],
-    wakers: &mut Vec<Waker>,
-) -> Result<(), ConnectionError> {
+fn receive(state: &mut State, input: &mut &[u8]) -> Result<(), ConnectionError> {
     let now = Instant::now().into_std();
     loop {
-        let ready = match state.machine.receive(input, now)? {
+        match state.machine.receive(input, now)? {
             None => break,
             Some(Event::Data { stream, data, end }) => state.on_data(stream, data, end),
             Some(Event::Head { stream, block, end }) => {
                 let (known, decoded) = understand(&mut state.known, block, end);
-                state.on_head(stream, known, decoded, end)
+                state.on_head(stream, known, decoded, end);
             }
             Some(Event::Trailers { stream, block }) => {
                 let trailers = understand_trailers(&mut state.known, block);
-                state.on_trailers(stream, trailers)
+                state.on_trailers(stream, trailers);
             }
             Some(Event::Reset {
                 stream,
                 code,
                 cause,
-            }) => {
-                reset(state, stream, code, cause, now, wakers);
-                continue;
-            }
-            Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => continue,
-        };
-        let [receiver, sender] = ready;
-        wakers.extend(receiver);
-        wakers.extend(sender);
+            }) => reset(state, stream, code, cause, now),
+            Some(Event::Ready | Event::GoAway { .. } | Event::Pong) => {}
+        }
     }
-    wake_roomy(state, wakers);
+    wake_roomy(state);
     Ok(())
 }
 
 /// Acts on what has happened without anything being read.
-fn receive_events(state: &mut State, now: std::time::Instant, wakers: &mut Vec<Waker>) {
+fn receive_events(state: &mut State, now: std::time::Instant) {
     while let Some(event) = state.machine.poll_event() {
         if let Event::Reset {
             stream,
@@ -360,7 +344,7 @@ fn receive_events(state: &mut State, now: std::time::Instant, wakers: &mut Vec<W
             cause,
         } = event
         {
-            reset(state, stream, code, cause, now, wakers);
+            reset(state, stream, code, cause, now);
         }
     }
 }
@@ -371,7 +355,6 @@ fn reset(
     code: ErrorCode,
     cause: ResetCause,
     now: std::time::Instant,
-    wakers: &mut Vec<Waker>,
 ) {
     let error = match cause {
         ResetCause::Peer => StreamError::Reset(code),
@@ -385,14 +368,15 @@ fn reset(
         }),
         ResetCause::Violation(reason) => StreamError::Violation(reason),
     };
-    wakers.extend(state.on_broken(stream, error, now).into_iter().flatten());
+    state.on_broken(stream, error, now);
 }
 
 /// Wakes senders that have room now.
-fn wake_roomy(state: &mut State, wakers: &mut Vec<Waker>) {
+fn wake_roomy(state: &mut State) {
     while let Some(key) = state.machine.roomy() {
         if let Some(call) = state.call(key) {
-            wakers.extend(call.take_sender());
+            let sender = call.take_sender();
+            state.woken.push(sender);
         }
     }
 }

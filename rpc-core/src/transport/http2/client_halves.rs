@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use rpc_http2::{ErrorCode, StreamKey};
 
-use super::client::{Call, Shared, payload, wake};
+use super::client::{Call, Shared, payload};
+use crate::lock::watch;
 use crate::transport::stream::{Event, RecvHalf, SendHalf, StreamError};
 use crate::wire::head::{ResponseHead, Trailers};
 
@@ -79,7 +80,8 @@ impl SendHalf for Sender {
         if room {
             return Poll::Ready(Ok(()));
         }
-        call.sender = Some(cx.waker().clone());
+        let stale = watch(&mut call.sender, cx);
+        state.woken.forget(stale);
         Poll::Pending
     }
 
@@ -106,9 +108,7 @@ impl SendHalf for Sender {
             shared.write_now();
             return Ok(());
         }
-        let driver = state.take_needed_driver();
-        drop(state);
-        wake(driver);
+        state.call_needed_driver();
         Ok(())
     }
 
@@ -145,14 +145,11 @@ impl RecvHalf for Receiver {
         if self.ended || state.call(key).is_none() {
             return false;
         }
-        let wakers = state.expire(key.index());
+        state.expire(key.index());
         let call = state.call(key);
         let is_late =
             call.is_some_and(|call| matches!(call.outcome, Some(Err(StreamError::Deadline))));
-        let driver = state.take_needed_driver();
-        drop(state);
-        wakers.into_iter().for_each(wake);
-        wake(driver);
+        state.call_needed_driver();
         is_late
     }
 
@@ -161,41 +158,37 @@ impl RecvHalf for Receiver {
             return Poll::Ready(Ok(Event::End));
         }
         let key = self.half.key;
-        let (event, driver) = {
-            let mut guard = self.half.shared.lock();
-            let state = &mut *guard;
-            let call = state.calls.get_mut(key.index()).and_then(Option::as_mut);
-            let Some(call) = call.filter(|call| call.key == key) else {
-                return Poll::Ready(Ok(Event::End));
-            };
-            if let Some(head) = call.head.take() {
-                return Poll::Ready(Ok(Event::Head(head)));
-            }
-            let data = match call.assembler.take() {
-                None if call.outcome.is_some() => call.assembler.take_all(),
-                data => data,
-            };
-            if let Some(data) = data {
-                let count = std::mem::take(&mut call.unconsumed);
-                call.turn = true;
-                state.machine.consume(key, count);
-                (Ok(Event::Data(data)), state.take_needed_driver())
-            } else if let Some(outcome) = call.outcome.take() {
-                self.ended = true;
-                // What asks for it later hears the same.
-                call.outcome = Some(match &outcome {
-                    Ok(trailers) => Ok(trailers.as_ref().and_then(Trailers::failure)),
-                    Err(error) => Err(error.again()),
-                });
-                let sender = call.sender.take();
-                let event = outcome.map(|trailers| trailers.map_or(Event::End, Event::Trailers));
-                (event, sender)
-            } else {
-                call.receiver = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+        let mut guard = self.half.shared.lock();
+        let state = &mut *guard;
+        let call = state.calls.get_mut(key.index()).and_then(Option::as_mut);
+        let Some(call) = call.filter(|call| call.key == key) else {
+            return Poll::Ready(Ok(Event::End));
         };
-        wake(driver);
-        Poll::Ready(event)
+        if let Some(head) = call.head.take() {
+            return Poll::Ready(Ok(Event::Head(head)));
+        }
+        let data = match call.assembler.take() {
+            None if call.outcome.is_some() => call.assembler.take_all(),
+            data => data,
+        };
+        if let Some(data) = data {
+            let count = std::mem::take(&mut call.unconsumed);
+            call.turn = true;
+            state.machine.consume(key, count);
+            state.call_needed_driver();
+            return Poll::Ready(Ok(Event::Data(data)));
+        }
+        let Some(outcome) = call.outcome.take() else {
+            state.woken.forget(watch(&mut call.receiver, cx));
+            return Poll::Pending;
+        };
+        self.ended = true;
+        // What asks for it later hears the same.
+        call.outcome = Some(match &outcome {
+            Ok(trailers) => Ok(trailers.as_ref().and_then(Trailers::failure)),
+            Err(error) => Err(error.again()),
+        });
+        state.woken.push(call.sender.take());
+        Poll::Ready(outcome.map(|trailers| trailers.map_or(Event::End, Event::Trailers)))
     }
 }

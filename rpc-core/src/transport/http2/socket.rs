@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Mutex, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use rpc_http2::Output;
 use tokio::io::ReadBuf;
 
+use crate::lock::Turn;
 use crate::transport::connector::Io;
 
 /// How much is read at a time.
@@ -49,17 +49,23 @@ impl Wire {
             writing: Output::default(),
         }
     }
+
+    /// Gives the stream up, whoever still holds a call of the connection; gives it to who has something
+    /// left to do with it.
+    pub(crate) fn close(&mut self) -> Box<dyn Io> {
+        self.writing = Output::default();
+        self.carried = Carried::default();
+        std::mem::replace(&mut self.io, Box::new(tokio::io::empty()))
+    }
 }
 
 /// Writes from where something is sent, when nobody else is at the wire; whether all is written.
 ///
 /// What is alone on its connection has nobody to share a write with, so that waking the driver for it
 /// would only take longer. When not all is written, the driver has to go on with it.
-pub(crate) fn write_now(wire: &Mutex<Wire>, take: impl FnOnce(&mut Output)) -> bool {
-    let mut wire = match wire.try_lock() {
-        Ok(wire) => wire,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return false,
+pub(crate) fn write_now(wire: &Turn<Wire>, take: impl FnOnce(&mut Output)) -> bool {
+    let Some(mut wire) = wire.try_take() else {
+        return false;
     };
     let Wire { io, writing, .. } = &mut *wire;
     if writing.is_empty() {
@@ -183,7 +189,7 @@ mod tests {
         let now = std::time::Instant::now();
         let config = rpc_http2::Config::default();
         let mut machine = rpc_http2::Connection::new(rpc_http2::Role::Client, config, now);
-        let wire = Mutex::new(Wire::new(Box::new(Keeps), Vec::new()));
+        let wire = Turn::new(Wire::new(Box::new(Keeps), Vec::new()));
         assert!(machine.has_output());
         assert!(!write_now(&wire, |output| machine.take_output(output, now)));
         assert!(!machine.has_output());
