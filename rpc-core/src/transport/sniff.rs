@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_says_what_a_client_spoke() {
+        for (first, parts) in [
+            (&b"\x16\x03\x01\x02"[..], ["in TLS", "http://"]),
+            (b"hell", ["\"hell\"", "another service"]),
+            (b"\0\x01\x02\x03", ["00 01 02 03", "another service"]),
+            (b"", ["said nothing", "closed"]),
+        ] {
+            let told = client_unknown(first);
+            assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        }
+    }
+
+    #[test]
     fn what_is_right_is_not_told() {
         assert_eq!(not_http2(b"\0\0\0\x04\0\0\0\0\0"), None);
         assert_eq!(not_http2(b""), None);

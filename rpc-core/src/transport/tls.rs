@@ -255,6 +255,30 @@ mod tests {
         assert!(ServerTls::from_pem(chain, secret).is_ok());
     }
 
+    #[tokio::test]
+    async fn a_client_without_tls_is_told_to_the_operator_and_heard_no_more() {
+        use tokio::io::AsyncWriteExt as _;
+
+        let names = ["localhost".to_owned()];
+        let key = rcgen::generate_simple_self_signed(names).unwrap();
+        let tls = ServerTls::from_pem(key.cert.pem(), key.signing_key.serialize_pem()).unwrap();
+        for (said, parts) in [
+            (&rpc_http2::frame::PREFACE[..], ["in HTTP/2", "https://"]),
+            (b"GET / HTTP/1.1\r\n\r\n", ["GET / HTTP/1.1", "https://"]),
+            (b"SSH-2.0-x\r\n", ["SSH-2.0-x", "another service"]),
+            (b"\x16\x03\x01\0\x04\x63\0\0\0", ["", ""]),
+        ] {
+            let (mut client, server) = tokio::io::duplex(4096);
+            client.write_all(said).await.unwrap();
+            let Err((error, _)) = tls.accept(Box::new(server)).await else {
+                panic!("{said:?} is no handshake");
+            };
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+            assert_eq!(text.contains("TLS:"), !parts[0].is_empty(), "{text}");
+        }
+    }
+
     #[test]
     fn one_bad_root_leaves_the_others() {
         const NO_CERTIFICATE: &str =
