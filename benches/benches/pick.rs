@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rpc_core::client::{
-    Address, Candidate, ConnectivityState, Endpoint, LoadBalancer, PickContext, Subchannel,
+    Address, Candidate, ConnectivityState, Endpoint, LoadBalancer, PickContext, Subchannel, Updates,
 };
 use rpc_registry::balance::{LeastRequest, RoundRobin};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ fn pick(criterion: &mut Criterion) {
         for mut policy in policies {
             let picker = policy.update(&candidates(count), Instant::now()).picker;
             let mut random = fastrand::Rng::with_seed(7);
+            let updates = Updates::default();
             criterion.bench_function(&format!("pick/{}/{count}", policy.name()), |bench| {
                 bench.iter(|| {
                     let context = PickContext {
@@ -43,6 +44,7 @@ fn pick(criterion: &mut Criterion) {
                         avoid: &[],
                         random: random.u64(..),
                         now: Instant::now(),
+                        updates: &updates,
                     };
                     black_box(picker.pick(&context))
                 });

@@ -96,11 +96,7 @@ impl Process {
     /// # Cancel safety
     /// The signal is sent at the first poll.
     pub async fn terminate(&mut self) -> io::Result<()> {
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
-        let id = id
-            .and_then(rustix::process::Pid::from_raw)
-            .ok_or_else(|| io::Error::other(format!("{:?} has ended already", self.role)))?;
-        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.signal(rustix::process::Signal::TERM)?;
         let status = within(self.child.wait()).await?;
         if !status.success() {
             return Err(io::Error::other(format!(
@@ -109,6 +105,32 @@ impl Process {
             )));
         }
         Ok(())
+    }
+}
+
+impl Process {
+    /// SIGSTOP: it keeps its connections and says nothing.
+    ///
+    /// # Errors
+    /// When it has ended, or the system refuses.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.signal(rustix::process::Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on where it was.
+    ///
+    /// # Errors
+    /// As [`Self::freeze`].
+    pub fn thaw(&self) -> io::Result<()> {
+        self.signal(rustix::process::Signal::CONT)
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let id = id
+            .and_then(rustix::process::Pid::from_raw)
+            .ok_or_else(|| io::Error::other(format!("{:?} has ended already", self.role)))?;
+        Ok(rustix::process::kill_process(id, signal)?)
     }
 }
 

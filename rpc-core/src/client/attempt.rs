@@ -146,6 +146,16 @@ impl Attempts {
         (failure.pushback == Pushback::Stop).then_some("not repeated: the server said so")
     }
 
+    /// Whether another attempt may be made beside one that has not been answered.
+    pub(crate) fn may_overtake(&self) -> bool {
+        self.allowed && self.repeatable && self.processed + 1 < MOST_PROCESSED
+    }
+
+    /// Another attempt is made beside one that has not been answered.
+    pub(crate) fn overtaken(&mut self) {
+        self.processed += 1;
+    }
+
     /// Decides after an attempt has failed before a response was delivered; `random` is in 0..1.
     pub(crate) fn failed(&mut self, failure: Failure, random: f64) -> Decision {
         if !self.allowed {

@@ -1,13 +1,14 @@
 //! Which endpoint takes a call: [`LoadBalancer`] and [`Picker`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::subchannel::Subchannel;
-use crate::{Code, Status};
+use super::tracker::CallTracker;
+use crate::Status;
 
 /// The state of the connection to one endpoint.
 ///
@@ -48,6 +49,27 @@ pub trait LoadBalancer: Send + 'static {
 
     /// Called with all endpoints whenever one of them, or the state of one, has changed.
     fn update(&mut self, candidates: &[Candidate], now: Instant) -> Update;
+
+    /// When [`update`](Self::update) is to be called though nothing has changed; by default never.
+    fn next_update(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// Asks for [`LoadBalancer::update`] to be called soon though nothing has changed: how a picker tells
+/// its balancer of what calls have shown.
+#[derive(Debug, Default)]
+pub struct Updates(Notify);
+
+impl Updates {
+    /// Asks for an update; any number of times until it happens is once.
+    pub fn request(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) async fn requested(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// What a balancer decided.
@@ -78,6 +100,8 @@ pub struct PickContext<'a> {
     pub random: u64,
     /// The time.
     pub now: Instant,
+    /// The way to the balancer.
+    pub updates: &'a Updates,
 }
 
 /// Where an attempt goes.
@@ -89,12 +113,4 @@ pub enum Pick {
     Wait,
     /// Nowhere: every candidate is failing. A call that waits for ready asks the next picker instead.
     Fail(Status),
-}
-
-/// Follows the attempts that a picker sent to one endpoint.
-pub trait CallTracker: Send + Sync {
-    /// An attempt starts.
-    fn started(&self, now: Instant);
-    /// It ended after this time with this code.
-    fn finished(&self, now: Instant, latency: Duration, code: Code);
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::backoff::Range;
 use super::balancer::LoadBalancer;
 use super::budget::RetryBudget;
 use super::channel::{Channel, Core};
@@ -50,6 +51,7 @@ pub struct ChannelBuilder {
     observers: Vec<Arc<dyn CallObserver>>,
     timeout: Option<Duration>,
     connect_timeout: Duration,
+    backoff: Range,
     connections: usize,
     encoding: Encoding,
     receive_limit: usize,
@@ -80,6 +82,7 @@ impl ChannelBuilder {
             observers: Vec::new(),
             timeout: None,
             connect_timeout: Duration::from_secs(5),
+            backoff: Range::CONNECT,
             connections: 1,
             encoding: Encoding::Identity,
             receive_limit: DEFAULT_RECEIVE_LIMIT,
@@ -146,6 +149,19 @@ impl ChannelBuilder {
     #[must_use]
     pub fn tcp_user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = Some(timeout.into());
+        self
+    }
+
+    /// The wait from the start of one failed attempt to connect to the next: at first `floor`, then
+    /// 1.6 times the last one up to `ceiling`, give or take a fifth; 1 s and 120 s by default, at
+    /// least 10 ms. News of an endpoint from the resolver and [`Channel::reset_connect_backoff`] end it.
+    ///
+    /// For clients that must be back sooner after an outage than their servers need to be spared.
+    #[must_use]
+    pub fn connect_backoff(mut self, floor: Duration, ceiling: Duration) -> Self {
+        let floor = floor.max(Duration::from_millis(10));
+        let ceiling = ceiling.max(floor);
+        self.backoff = Range { floor, ceiling };
         self
     }
 
@@ -310,6 +326,7 @@ impl ChannelBuilder {
             balancer: self.balancer.unwrap_or_else(|| Box::<PickFirst>::default()),
             dialer: Arc::new(dialer),
             connections: self.connections,
+            backoff: self.backoff,
             random: Arc::clone(&random),
             published: Arc::clone(&published),
         };

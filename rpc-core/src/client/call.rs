@@ -11,11 +11,12 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::attempt::{Attempts, Decision, Failure, Pushback, Reached, Repeat};
-use super::balancer::CallTracker;
 use super::channel::{Core, Picked};
+use super::guard::{AttemptGuard, Patience};
 use super::interceptor::{ClientCall, Payload, Reply};
 use super::observer::FinishedCall;
 use super::subchannel::Subchannel;
+use super::tracker::AttemptEnd;
 use crate::lock::outside;
 use crate::request::CallOptions;
 use crate::status::PUSHBACK;
@@ -24,11 +25,11 @@ use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::wire::compression::Encoding;
 use crate::wire::head::{RequestHead, Trailers};
 use crate::wire::message::{MessageDecoder, plain_message};
-use crate::{Code, Metadata, MethodKind, Status};
+use crate::{BoxFuture, Code, Metadata, MethodKind, Status};
 
 /// What every attempt of a call shares. A stream has a hold on the core of its channel, a unary call
 /// looks at it.
-pub(crate) struct Plan<C: Deref<Target = Core> = Arc<Core>> {
+pub(crate) struct Plan<C: Deref<Target = Core> + Send + Sync = Arc<Core>> {
     pub(crate) core: C,
     pub(crate) head: RequestHead,
     pub(crate) deadline: Option<crate::Deadline>,
@@ -49,46 +50,23 @@ pub(crate) struct Opened {
     pub(crate) halves: Halves,
 }
 
-/// An attempt under way; tells the balancer's tracker when it ends, however it ends.
-pub(crate) struct AttemptGuard {
-    tracker: Option<Arc<dyn CallTracker>>,
-    started: Instant,
-    code: Code,
-}
-
-impl AttemptGuard {
-    fn new(tracker: Option<Arc<dyn CallTracker>>, started: Instant) -> Self {
-        if let Some(tracker) = &tracker {
-            outside("a tracker of calls");
-            tracker.started(started);
-        }
-        Self {
-            tracker,
-            started,
-            code: Code::Cancelled,
-        }
-    }
-
-    /// Sets how the attempt ended.
-    pub(crate) fn end(&mut self, code: Code) {
-        self.code = code;
-    }
-}
-
-impl Drop for AttemptGuard {
-    fn drop(&mut self) {
-        if let Some(tracker) = &self.tracker {
-            outside("a tracker of calls");
-            let now = Instant::now();
-            tracker.finished(now, now - self.started, self.code);
-        }
-    }
-}
-
 /// A failed attempt.
+#[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) status: Status,
     pub(crate) reached: Reached,
+}
+
+impl Failed {
+    /// What it says of the endpoint.
+    pub(crate) fn end(&self) -> AttemptEnd {
+        match self.reached {
+            Reached::Nothing => AttemptEnd::Unsent,
+            Reached::Library => AttemptEnd::Refused,
+            Reached::Perhaps => AttemptEnd::Lost,
+            Reached::Server => AttemptEnd::Answered(self.status.code()),
+        }
+    }
 }
 
 impl From<StreamError> for Failed {
@@ -134,7 +112,15 @@ pub(crate) struct Halves {
     pub(crate) guard: AttemptGuard,
 }
 
-impl<C: Deref<Target = Core>> Plan<C> {
+/// What has become of an attempt that was overdue.
+enum Overtaken {
+    /// It has ended.
+    No(Result<WholeReply, StreamError>),
+    /// Another one was faster, and this is what the call comes to.
+    By(Result<Reply, Status>),
+}
+
+impl<C: Deref<Target = Core> + Send + Sync> Plan<C> {
     pub(crate) fn new(core: C, call: ClientCall) -> Self {
         let options = call
             .options
@@ -170,41 +156,157 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 Err(_) => Box::pin(self.pick_until_deadline()).await,
             };
             let picked = picked.map_err(|status| self.not_picked(status))?;
-            let (connection, mut guard, now) = self.begin(picked);
+            let (connection, mut guard, now) = self.begin(picked, true);
+            let mut patience = self.patience(&guard, now);
             let empty = Bytes::new();
             let body = self.body.as_ref().unwrap_or(&empty);
             let mut call = None;
-            let replied = poll_fn(|cx| match &mut call {
-                Some(call) => UnaryCall::poll_reply(call, cx),
-                None => match connection.unary(&self.head, body, now, cx) {
-                    Ok(opened) => {
-                        call = Some(opened);
-                        Poll::Pending
-                    }
-                    Err(error) => Poll::Ready(Err(error)),
-                },
-            });
-            let failed = match replied.await {
-                Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
-                    Ok(reply) => {
-                        guard.end(Code::Ok);
-                        self.succeeded();
-                        return Ok(reply);
-                    }
-                    Err(failed) => failed,
-                },
-                Err(StreamError::Deadline) => {
-                    guard.end(Code::DeadlineExceeded);
-                    return Err(self.expired());
+            let replied = poll_fn(|cx| {
+                let polled = match &mut call {
+                    Some(call) => UnaryCall::poll_reply(call, cx),
+                    None => match connection.unary(&self.head, body, now, cx) {
+                        Ok(opened) => {
+                            call = Some(opened);
+                            Poll::Pending
+                        }
+                        Err(error) => Poll::Ready(Err(error)),
+                    },
+                };
+                match (polled, &mut patience) {
+                    (Poll::Ready(replied), _) => Poll::Ready(Some(replied)),
+                    (Poll::Pending, Some(patience)) => patience.poll_end(cx).map(|()| None),
+                    (Poll::Pending, None) => Poll::Pending,
                 }
-                Err(error) => error.into(),
+            });
+            let replied = match replied.await {
+                Some(replied) => replied,
+                None => {
+                    let Some(call) = &mut call else { continue };
+                    // Boxed, as below.
+                    match Box::pin(self.overtake(call, &mut guard)).await {
+                        Overtaken::No(replied) => replied,
+                        Overtaken::By(outcome) => return outcome,
+                    }
+                }
             };
-            if failed.reached != Reached::Nothing {
-                guard.end(failed.status.code());
-            }
+            let failed = match self.judge(replied, &mut guard) {
+                Ok(reply) => return Ok(reply),
+                Err(None) => return Err(self.expired()),
+                Err(Some(failed)) => failed,
+            };
             drop(guard);
             // Boxed, since the calls that do not come here would have to carry it.
             Box::pin(self.after_until_deadline(failed)).await?;
+        }
+    }
+
+    /// What has come of an attempt; a failure is nothing when it is the deadline.
+    fn judge(
+        &self,
+        replied: Result<WholeReply, StreamError>,
+        guard: &mut AttemptGuard,
+    ) -> Result<Reply, Option<Failed>> {
+        let failed = match replied {
+            Ok(whole) => match unary_reply(whole, self.core.receive_limit) {
+                Ok(reply) => {
+                    guard.end(AttemptEnd::Answered(Code::Ok));
+                    self.succeeded();
+                    return Ok(reply);
+                }
+                Err(failed) => failed,
+            },
+            Err(StreamError::Deadline) => {
+                guard.end(AttemptEnd::Expired);
+                return Err(None);
+            }
+            Err(error) => error.into(),
+        };
+        guard.end(failed.end());
+        Err(Some(failed))
+    }
+
+    /// How long the attempt is waited for before another one is made beside it: of what is left until
+    /// the deadline the half at most, so that the other one has time too.
+    fn patience(&self, guard: &AttemptGuard, now: Instant) -> Option<Patience> {
+        let tracker = guard.tracker()?;
+        if !self.attempts.may_overtake() {
+            return None;
+        }
+        let most = match self.deadline {
+            Some(deadline) => deadline.instant().saturating_duration_since(now) / 2,
+            None => std::time::Duration::MAX,
+        };
+        Patience::new(Arc::clone(tracker), *guard.attempt(), now, most)
+    }
+
+    /// Makes another attempt beside one whose endpoint says nothing, if there are another endpoint and
+    /// a retry for it. The first answer counts.
+    async fn overtake(&mut self, call: &mut UnaryCall<'_>, guard: &mut AttemptGuard) -> Overtaken {
+        guard.overdue();
+        let first = self.endpoint.clone();
+        self.avoid.extend(first.as_ref().map(Subchannel::id));
+        if !self.has_other_endpoint() || !self.may_retry(Reached::Perhaps) {
+            return Overtaken::No(poll_fn(|cx| call.poll_reply(cx)).await);
+        }
+        self.attempts.overtaken();
+        tracing::debug!(
+            method = &*self.head.path,
+            endpoint = first.as_ref().map(|first| &**first.name()),
+            "nothing is heard: trying another endpoint too"
+        );
+        let replied = {
+            let mut other = Some(self.unary_again());
+            let mut other_failed = None;
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(replied) = call.poll_reply(cx) {
+                    return Poll::Ready(Ok(replied));
+                }
+                let Some(making) = &mut other else {
+                    return Poll::Pending;
+                };
+                let Poll::Ready(outcome) = making.as_mut().poll(cx) else {
+                    return Poll::Pending;
+                };
+                match outcome {
+                    // Perhaps the first one is only slow.
+                    Err(status) if status.code() == Code::Unavailable => {
+                        other = None;
+                        other_failed = Some(status);
+                        Poll::Pending
+                    }
+                    outcome => Poll::Ready(Err(outcome)),
+                }
+            });
+            let replied = match ended.await {
+                Ok(replied) => replied,
+                Err(outcome) => return Overtaken::By(outcome),
+            };
+            if matches!(replied, Err(StreamError::Lost(_))) {
+                guard.end(AttemptEnd::Lost);
+                // The other one goes on, or has said what there is to say.
+                match (other, other_failed) {
+                    (Some(other), _) => return Overtaken::By(other.await),
+                    (None, Some(status)) => return Overtaken::By(Err(status)),
+                    (None, None) => {}
+                }
+            }
+            replied
+        };
+        self.endpoint = first;
+        Overtaken::No(replied)
+    }
+
+    /// [`Plan::unary`] from within itself.
+    fn unary_again(&mut self) -> BoxFuture<'_, Result<Reply, Status>> {
+        Box::pin(self.unary())
+    }
+
+    /// Whether there is an endpoint that the call has not been to, or may soon be.
+    fn has_other_endpoint(&self) -> bool {
+        match self.pick_now() {
+            Ok(Ok(picked)) => !self.avoid.contains(&picked.subchannel.id()),
+            Ok(Err(_)) => false,
+            Err(_) => true,
         }
     }
 
@@ -266,12 +368,12 @@ impl<C: Deref<Target = Core>> Plan<C> {
     }
 
     /// Begins an attempt.
-    fn begin(&mut self, picked: Picked) -> (Arc<Connection>, AttemptGuard, Instant) {
+    fn begin(&mut self, picked: Picked, unary: bool) -> (Arc<Connection>, AttemptGuard, Instant) {
         let now = self.now();
         self.attempts.begin();
         self.head.previous_attempts = self.attempts.processed();
         self.endpoint = Some(picked.subchannel);
-        let guard = AttemptGuard::new(picked.tracker, now);
+        let guard = AttemptGuard::new(picked.tracker, now, unary);
         (picked.connection, guard, now)
     }
 
@@ -306,7 +408,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
     async fn open_once(&mut self) -> Result<Result<Halves, Failed>, Status> {
         let picked = self.pick().await;
         let picked = picked.map_err(|status| self.not_picked(status))?;
-        let (connection, mut guard, _) = self.begin(picked);
+        let (connection, mut guard, _) = self.begin(picked, false);
         let opened = connection.open(&self.head).and_then(|(mut send, recv)| {
             if let Some(body) = &self.body {
                 send.send(body.clone(), self.end)?;
@@ -320,10 +422,9 @@ impl<C: Deref<Target = Core>> Plan<C> {
                 guard,
             }),
             Err(error) => {
-                if error.reached() != Reached::Nothing {
-                    guard.end(Code::Unavailable);
-                }
-                Err(error.into())
+                let failed = Failed::from(error);
+                guard.end(failed.end());
+                Err(failed)
             }
         })
     }
@@ -436,7 +537,7 @@ impl<C: Deref<Target = Core>> Plan<C> {
     }
 }
 
-impl<C: Deref<Target = Core>> Drop for Plan<C> {
+impl<C: Deref<Target = Core> + Send + Sync> Drop for Plan<C> {
     fn drop(&mut self) {
         if !self.reported && !self.core.observers.is_empty() {
             let status = self.annotated(Status::cancelled("the caller dropped the call"));

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::balancer::{CallTracker, Pick, PickContext};
+use super::balancer::{Pick, PickContext};
 use super::budget::RetryBudget;
 use super::builder::ChannelBuilder;
 use super::control::Published;
@@ -18,6 +18,7 @@ use super::observer::CallObserver;
 use super::random::Random;
 use super::stream::{self, ClientStream, RequestStream};
 use super::subchannel::Subchannel;
+use super::tracker::CallTracker;
 use super::{call, interceptor::ClientCall};
 use crate::lock::outside;
 use crate::stream::RecvStream;
@@ -97,6 +98,12 @@ impl Channel {
         picked
             .map(drop)
             .map_err(|status| status.with_target(&self.0.target))
+    }
+
+    /// Ends the waits between attempts to connect: whatever cannot be reached is tried at once, and
+    /// the waits begin anew. For a program that knows that the network is back.
+    pub fn reset_connect_backoff(&self) {
+        self.0.published.reset_backoff();
     }
 
     /// Makes a unary call.
@@ -259,9 +266,14 @@ impl Core {
         wait_for_ready: bool,
         now: Instant,
     ) -> Result<Result<Picked, Status>, u64> {
-        // A connection that is gone has its next picker on the way.
-        for _ in 0..8 {
+        let mut asked = None;
+        loop {
+            // Picker and number are one: whoever waits, waits for a picker after the one it asked.
             let snapshot = self.published.snapshot.load();
+            if asked == Some(snapshot.generation) {
+                return Err(snapshot.generation);
+            }
+            asked = Some(snapshot.generation);
             if snapshot.generation == 0 {
                 self.kick();
             }
@@ -271,6 +283,7 @@ impl Core {
                 avoid,
                 random: self.random.bits(),
                 now,
+                updates: &self.published.updates,
             };
             outside("a picker");
             match snapshot.picker.pick(&context) {
@@ -282,6 +295,7 @@ impl Core {
                             tracker,
                         }));
                     }
+                    // A connection that is gone has its next picker on the way.
                 }
                 Pick::Wait => return Err(snapshot.generation),
                 Pick::Fail(_) if wait_for_ready => return Err(snapshot.generation),
@@ -289,7 +303,6 @@ impl Core {
                 Pick::Fail(status) => return Ok(Err(status)),
             }
         }
-        Err(self.published.snapshot.load().generation)
     }
 
     /// Why no endpoint is ready, as far as that is known.
@@ -333,5 +346,61 @@ impl Core {
              their calls",
             self.target
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::control::Snapshot;
+    use crate::client::{Endpoint, Picker};
+
+    /// By the time that it is asked there is another one; the last one has the answer.
+    struct Old(Arc<Published>, u64);
+
+    impl Picker for Old {
+        fn pick(&self, _: &PickContext<'_>) -> Pick {
+            if self.1 == 20 {
+                return Pick::Fail(Status::unavailable("as the last one says"));
+            }
+            let generation = self.1 + 1;
+            let picker = Arc::new(Self(Arc::clone(&self.0), generation));
+            self.0
+                .snapshot
+                .store(Arc::new(Snapshot { picker, generation }));
+            let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap());
+            Pick::To(Subchannel::detached(endpoint, false), None)
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_picker_has_asked_the_one_before_it() {
+        let channel = Channel::lazy("http://127.0.0.1:1").unwrap();
+        let published = &channel.0.published;
+        let picker = Arc::new(Old(Arc::clone(published), 1));
+        let first = Snapshot {
+            picker,
+            generation: 1,
+        };
+        published.snapshot.store(Arc::new(first));
+        let picked = channel.0.pick_now("", None, &[], false, Instant::now());
+        let status = picked.unwrap().err().unwrap();
+        assert_eq!(status.message(), "as the last one says");
+        published.snapshot.store(Arc::new(Snapshot {
+            picker: Arc::new(Lost),
+            generation: 30,
+        }));
+        let picked = channel.0.pick_now("", None, &[], false, Instant::now());
+        assert_eq!(picked.err(), Some(30));
+    }
+
+    /// Gives an endpoint whose connection is gone.
+    struct Lost;
+
+    impl Picker for Lost {
+        fn pick(&self, _: &PickContext<'_>) -> Pick {
+            let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap());
+            Pick::To(Subchannel::detached(endpoint, false), None)
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Where a call can go: [`Address`], [`Endpoint`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -105,10 +106,26 @@ impl FromStr for Address {
             .parse()
             .map_err(|_| invalid("the port is not a number from 0 to 65535"))?;
         Ok(Self::Tcp {
-            host: host.into(),
+            host: usual(host).into(),
             port,
         })
     }
+}
+
+/// The one spelling of a host, by which endpoints are compared: an IPv6 address as RFC 5952 writes it,
+/// and a name, whose case means nothing (RFC 4343), in lower case.
+fn usual(host: &str) -> Cow<'_, str> {
+    let (address, zone) = match host.find('%') {
+        Some(at) => host.split_at(at),
+        None => (host, ""),
+    };
+    if let Ok(v6) = address.parse::<std::net::Ipv6Addr>() {
+        return format!("{v6}{zone}").into();
+    }
+    if host.bytes().any(|octet| octet.is_ascii_uppercase()) {
+        return host.to_ascii_lowercase().into();
+    }
+    host.into()
 }
 
 /// Whether it is an IPv6 address, and behind it perhaps the zone that a link-local one needs (RFC 4007
@@ -147,6 +164,16 @@ impl Endpoint {
     /// An endpoint of weight 100 without metadata.
     #[must_use]
     pub fn new(address: Address) -> Self {
+        let address = match address {
+            Address::Tcp { host, port } => Address::Tcp {
+                host: match usual(&host) {
+                    Cow::Borrowed(_) => host,
+                    Cow::Owned(usual) => usual.into(),
+                },
+                port,
+            },
+            other => other,
+        };
         Self {
             address,
             weight: 100,
@@ -198,6 +225,21 @@ mod tests {
             "unix:///tmp/x".parse::<Address>().unwrap().to_string(),
             "unix:/tmp/x"
         );
+    }
+
+    #[test]
+    fn spellings_of_one_address_are_one_endpoint() {
+        let one: Address = "[::1]:80".parse().unwrap();
+        for text in ["[0:0:0:0:0:0:0:1]:80", "[0::0001]:80"] {
+            assert_eq!(text.parse::<Address>().unwrap(), one);
+        }
+        let zoned: Address = "[FE80:0::1%eth0]:1".parse().unwrap();
+        assert_eq!(zoned.to_string(), "[fe80::1%eth0]:1");
+        let host = "2001:DB8::0:1".into();
+        let made = Endpoint::new(Address::Tcp { host, port: 1 });
+        assert_eq!(made.address, "[2001:db8::1]:1".parse().unwrap());
+        let name: Address = "Host.Example:1".parse().unwrap();
+        assert_eq!(name, "host.example:1".parse().unwrap());
     }
 
     #[test]

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
 use tokio::time::Sleep;
 
-use super::call::{AttemptGuard, Opened, Plan};
+use super::call::{Opened, Plan};
 use super::channel::Core;
+use super::guard::AttemptGuard;
 use super::interceptor::{ClientCall, Payload};
 use super::upload::{Resend, Upload};
 use crate::codec::Encoder;

@@ -1,13 +1,14 @@
 //! One endpoint and the connections to it: [`Subchannel`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::backoff::{Backoff, Range};
 use super::balancer::ConnectivityState;
 use super::endpoint::Endpoint;
 use super::random::Random;
@@ -26,12 +27,15 @@ pub struct Subchannel(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: u64,
-    endpoint: Arc<Endpoint>,
+    /// As the resolver has described it last.
+    endpoint: ArcSwap<Endpoint>,
     name: Arc<str>,
     /// One, unless the channel was told to have more.
     connections: Box<[ArcSwapOption<Connection>]>,
     /// The place of the next call's connection, when there are several.
     turn: AtomicUsize,
+    /// How many changes of state the control task was told of.
+    reported: AtomicU64,
     detached_ready: bool,
 }
 
@@ -41,10 +45,11 @@ impl Subchannel {
         let connections = std::iter::repeat_with(ArcSwapOption::empty);
         Self(Arc::new(Inner {
             id,
-            endpoint,
+            endpoint: ArcSwap::new(endpoint),
             name,
             connections: connections.take(count).collect(),
             turn: AtomicUsize::new(0),
+            reported: AtomicU64::new(0),
             detached_ready: false,
         }))
     }
@@ -59,10 +64,11 @@ impl Subchannel {
         let name = endpoint.address.to_string().into();
         Self(Arc::new(Inner {
             id,
-            endpoint: Arc::new(endpoint),
+            endpoint: ArcSwap::from_pointee(endpoint),
             name,
             connections: Box::default(),
             turn: AtomicUsize::new(0),
+            reported: AtomicU64::new(0),
             detached_ready: ready,
         }))
     }
@@ -73,10 +79,15 @@ impl Subchannel {
         self.0.id
     }
 
-    /// The endpoint.
+    /// The endpoint, with the weight and the metadata that it has now.
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.0.endpoint
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        self.0.endpoint.load_full()
+    }
+
+    /// Takes in what the resolver says of the endpoint now; its address stays.
+    pub(crate) fn describe(&self, endpoint: Arc<Endpoint>) {
+        self.0.endpoint.store(endpoint);
     }
 
     /// Whether calls can be sent to it now.
@@ -119,13 +130,22 @@ pub(crate) struct StateChange {
 /// How the control task steers a subchannel's tasks; dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    wanted: watch::Sender<bool>,
+    wanted: watch::Sender<Wanted>,
     retry_now: Vec<Arc<Notify>>,
 }
 
+/// What the balancer wants, and what it knew of when it said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    connected: bool,
+    /// How many changes of state it had seen.
+    seen: u64,
+}
+
 impl Steering {
-    /// Says whether there should be connections.
-    pub(crate) fn want(&self, wanted: bool) {
+    /// Says whether there should be connections, in view of so many changes of state.
+    pub(crate) fn want(&self, connected: bool, seen: u64) {
+        let wanted = Wanted { connected, seen };
         self.wanted
             .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
     }
@@ -141,9 +161,10 @@ pub(crate) fn start(
     subchannel: &Subchannel,
     dialer: &Arc<Dialer>,
     random: &Arc<Random>,
+    backoff: Range,
     changes: &mpsc::UnboundedSender<StateChange>,
 ) -> Steering {
-    let (wanted, wants) = watch::channel(false);
+    let (wanted, wants) = watch::channel(Wanted::default());
     let start = |place| {
         let retry_now = Arc::new(Notify::new());
         let runner = Runner {
@@ -154,7 +175,7 @@ pub(crate) fn start(
             changes: changes.clone(),
             wants: wants.clone(),
             retry_now: Arc::clone(&retry_now),
-            backoff: Backoff::default(),
+            backoff: Backoff::new(backoff),
         };
         tokio::spawn(runner.run());
         retry_now
@@ -171,7 +192,7 @@ struct Runner {
     dialer: Arc<Dialer>,
     random: Arc<Random>,
     changes: mpsc::UnboundedSender<StateChange>,
-    wants: watch::Receiver<bool>,
+    wants: watch::Receiver<Wanted>,
     retry_now: Arc<Notify>,
     backoff: Backoff,
 }
@@ -183,8 +204,12 @@ impl Runner {
             if !failing {
                 self.report(ConnectivityState::Connecting, None);
             }
+            let started = Instant::now();
+            // What was said before this attempt is not said of its failure.
+            std::pin::pin!(self.retry_now.notified()).enable();
+            let endpoint = self.subchannel.endpoint();
             let dialed = tokio::select! {
-                dialed = self.dialer.dial(self.subchannel.endpoint()) => dialed,
+                dialed = self.dialer.dial(&endpoint) => dialed,
                 () = gone(self.wants.clone()) => continue,
             };
             let failure = match dialed {
@@ -195,15 +220,15 @@ impl Runner {
                 Err(error) => Some(error),
             };
             match failure {
-                None => self.backoff = Backoff::default(),
+                None => self.backoff.reset(),
                 Some(error) => {
                     failing = true;
                     let wait = self.backoff.next(self.random.fraction());
                     tracing::info!(endpoint = %self.subchannel.name(), %error, ?wait, "connection failed: ejected until it connects");
                     self.report(ConnectivityState::TransientFailure, Some(error));
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = self.retry_now.notified() => self.backoff = Backoff::default(),
+                        () = tokio::time::sleep_until(started + wait) => {}
+                        () = self.retry_now.notified() => self.backoff.reset(),
                         () = gone(self.wants.clone()) => {}
                     }
                 }
@@ -218,9 +243,12 @@ impl Runner {
         }
     }
 
-    /// Waits until a connection is wanted; false when the channel is gone, whatever it wanted last.
+    /// Waits until a connection is wanted by a balancer that knows of the state; false when the channel
+    /// is gone, whatever it wanted last.
     async fn wanted(&mut self) -> bool {
-        self.wants.has_changed().is_ok() && self.wants.wait_for(|wanted| *wanted).await.is_ok()
+        let reported = self.subchannel.0.reported.load(Ordering::Relaxed);
+        let is_wanted = |wanted: &Wanted| wanted.connected && wanted.seen >= reported;
+        self.wants.has_changed().is_ok() && self.wants.wait_for(is_wanted).await.is_ok()
     }
 
     /// Gives the connection to calls until it takes no more; says why when it did not live long enough.
@@ -241,7 +269,10 @@ impl Runner {
         }
         tracing::info!(endpoint = %self.subchannel.name(), "disconnected");
         self.report(ConnectivityState::Idle, None);
-        if since.elapsed() >= LONG_LIVED || connection.has_answered() || !*self.wants.borrow() {
+        if since.elapsed() >= LONG_LIVED
+            || connection.has_answered()
+            || !self.wants.borrow().connected
+        {
             return None;
         }
         let name = self.subchannel.name();
@@ -256,6 +287,7 @@ impl Runner {
         if state != ConnectivityState::Ready && self.subchannel.is_ready() {
             return;
         }
+        self.subchannel.0.reported.fetch_add(1, Ordering::Relaxed);
         // Nobody listens once the channel is gone, and then nobody needs to know.
         let _ = self.changes.send(StateChange {
             id: self.subchannel.id(),
@@ -265,42 +297,7 @@ impl Runner {
     }
 }
 
-async fn gone(mut wants: watch::Receiver<bool>) {
+async fn gone(mut wants: watch::Receiver<Wanted>) {
     // An error means that the channel is gone.
-    let _ = wants.wait_for(|wanted| !wanted).await;
-}
-
-/// The wait between connection attempts: 1 s, times 1.6 each, at most 120 s, give or take a fifth.
-///
-/// Source: <https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md>.
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: i32,
-}
-
-impl Backoff {
-    fn next(&mut self, random: f64) -> Duration {
-        let base = (1.6f64.powi(self.failures)).min(120.0);
-        self.failures = self.failures.saturating_add(1);
-        Duration::from_secs_f64(base * (0.8 + 0.4 * random))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_grows_to_two_minutes_with_jitter() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<f64> = (0..15).map(|_| backoff.next(0.5).as_secs_f64()).collect();
-        assert!(
-            (waits[0] - 1.0).abs() < 1e-9
-                && (waits[1] - 1.6).abs() < 1e-9
-                && (waits[2] - 2.56).abs() < 1e-9
-        );
-        assert!((waits[14] - 120.0).abs() < 1e-9);
-        assert_eq!(Backoff::default().next(0.0), Duration::from_millis(800));
-        assert_eq!(Backoff::default().next(1.0), Duration::from_millis(1200));
-    }
+    let _ = wants.wait_for(|wanted| !wanted.connected).await;
 }

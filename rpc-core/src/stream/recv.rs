@@ -11,7 +11,7 @@ use tokio::task::coop::{consume_budget, poll_proceed};
 use tokio::time::{Instant, Sleep};
 
 use super::apart::Large;
-use crate::client::OpenedRecv;
+use crate::client::{AttemptEnd, OpenedRecv};
 use crate::codec::Decoder;
 use crate::server::{Held, ServerRecv};
 use crate::transport::stream::{Event, RecvHalf, StreamError};
@@ -385,8 +385,9 @@ impl<T> RecvStream<T> {
     fn client_event(&mut self, event: Result<Event, StreamError>) -> Option<Result<bool, Status>> {
         let failed = match event {
             Ok(Event::Head(head)) => {
-                if let Source::Open(opened) = &self.0.source {
+                if let Source::Open(opened) = &mut self.0.source {
                     opened.body.commit();
+                    opened.guard.answered();
                 }
                 self.rare().headers = Some(head.metadata);
                 self.0.messages.set_encoding(head.encoding);
@@ -431,7 +432,7 @@ impl<T> RecvStream<T> {
             body,
             recv,
         } = *opened;
-        guard.end(failed.status.code());
+        guard.end(failed.end());
         drop(guard);
         // Only a call whose requests are at hand can be made again, and only before the head of the
         // response: no message comes before that.
@@ -490,7 +491,10 @@ impl<T> RecvStream<T> {
 
     fn end(&mut self, status: Option<&Status>) {
         if let Source::Open(opened) = &mut self.0.source {
-            opened.guard.end(status.map_or(Code::Ok, Status::code));
+            opened.guard.end(match status.map(Status::code) {
+                Some(Code::DeadlineExceeded) => AttemptEnd::Expired,
+                code => AttemptEnd::Answered(code.unwrap_or(Code::Ok)),
+            });
             if status.is_none() {
                 opened.plan.succeeded();
             }

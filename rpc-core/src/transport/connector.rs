@@ -1,6 +1,7 @@
 //! Opening byte streams: [`Connector`].
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 pub trait Connector: Send + Sync + 'static {
     /// Opens one stream. Must be cancel safe: the channel bounds it in time.
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>>;
+
+    /// The addresses behind a name, each of which is an attempt to connect of its own, one beginning
+    /// 250 ms after the other and the first that speaks HTTP/2 winning; by default the address alone.
+    /// Must be cancel safe.
+    fn resolve<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Vec<Address>>> {
+        Box::pin(std::future::ready(Ok(vec![address.clone()])))
+    }
 }
 
 /// Sets what every TCP connection of ours has, on both sides: how long its peer may leave data
@@ -88,6 +96,54 @@ impl Connector for SocketConnector {
                 )),
             }
         })
+    }
+
+    fn resolve<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Vec<Address>>> {
+        Box::pin(async move {
+            let Address::Tcp { host, port } = address else {
+                return Ok(vec![address.clone()]);
+            };
+            // With a zone behind it, it is an address too.
+            if host.contains(':') || host.parse::<IpAddr>().is_ok() {
+                return Ok(vec![address.clone()]);
+            }
+            let found = tokio::net::lookup_host((&**host, *port)).await?;
+            Ok(in_turn(found.collect()))
+        })
+    }
+}
+
+/// The addresses of a name, each once, the families in turn (RFC 8305, section 4).
+fn in_turn(found: Vec<SocketAddr>) -> Vec<Address> {
+    let mut unique: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !unique.contains(&address) {
+            unique.push(address);
+        }
+    }
+    let first = unique.first().is_some_and(SocketAddr::is_ipv6);
+    let (ones, others): (Vec<_>, Vec<_>) = unique
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first);
+    let (mut ones, mut others) = (ones.into_iter(), others.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let pair = [ones.next(), others.next()];
+        if pair.iter().all(Option::is_none) {
+            return all;
+        }
+        all.extend(pair.into_iter().flatten().map(address_of));
+    }
+}
+
+fn address_of(socket: SocketAddr) -> Address {
+    let host = match socket {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        _ => socket.ip().to_string(),
+    };
+    Address::Tcp {
+        host: host.into(),
+        port: socket.port(),
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod connector;
 pub(crate) mod http2;
 pub(crate) mod keepalive;
+pub(crate) mod race;
 pub(crate) mod sniff;
 pub(crate) mod stream;
 pub(crate) mod target;

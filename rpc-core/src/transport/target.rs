@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::connector::Connector;
 use super::http2::client::{self, Connection};
 use super::keepalive::Keepalive;
-use crate::Status;
+use super::race::race;
 use crate::client::{Address, Endpoint, without_zone};
+use crate::{BoxFuture, Status};
 
 /// A parsed `http://`, `https://` or `unix:` target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,10 @@ impl Target {
     }
 }
 
+/// What an address of a name has for itself before the next one is tried beside it: the Connection
+/// Attempt Delay of RFC 8305, section 5.
+const STAGGER: Duration = Duration::from_millis(250);
+
 /// Opens connections for one channel.
 pub(crate) struct Dialer {
     pub(crate) connector: Arc<dyn Connector>,
@@ -82,25 +87,51 @@ impl Dialer {
         self.too_often.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Opens one connection: socket, TLS, HTTP/2.
+    /// Opens one connection: socket, TLS, HTTP/2. Of a name that has several addresses, whichever is
+    /// the first to get this far: one that takes connections and says nothing keeps no other waiting.
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Status> {
         let address = &endpoint.address;
-        match tokio::time::timeout(self.connect_timeout, self.open(address)).await {
-            Ok(result) => result,
+        let failed = |error: std::io::Error| {
+            Status::unavailable(format!("no address of {address} can be found: {error}"))
+                .with_source(error)
+        };
+        let found = match self
+            .in_time(address, self.connector.resolve(address))
+            .await?
+        {
+            Ok(found) => found,
+            Err(error) => return Err(failed(error)),
+        };
+        if let [only] = &*found {
+            return self.in_time(only, self.open(address, only)).await?;
+        }
+        let attempts = found.iter().map(|at| -> BoxFuture<'_, _> {
+            Box::pin(async move { self.in_time(at, self.open(address, at)).await? })
+        });
+        race(attempts, STAGGER)
+            .await
+            .map_err(|failures| none_of(address, &failures))
+    }
+
+    /// Bounds what connecting to one address may take.
+    async fn in_time<T>(&self, at: &Address, what: impl Future<Output = T>) -> Result<T, Status> {
+        match tokio::time::timeout(self.connect_timeout, what).await {
+            Ok(done) => Ok(done),
             Err(_) => Err(Status::unavailable(format!(
-                "connecting to {address} took longer than {:?}",
+                "connecting to {at} took longer than {:?}",
                 self.connect_timeout
             ))),
         }
     }
 
-    async fn open(&self, address: &Address) -> Result<Connection, Status> {
+    /// Opens a connection to one of the addresses of an endpoint.
+    async fn open(&self, address: &Address, at: &Address) -> Result<Connection, Status> {
         let failed = |what: &str, error: std::io::Error| {
-            Status::unavailable(format!("{what} {address} failed: {error}")).with_source(error)
+            Status::unavailable(format!("{what} {at} failed: {error}")).with_source(error)
         };
         let io = self
             .connector
-            .connect(address)
+            .connect(at)
             .await
             .map_err(|error| failed("connecting to", error))?;
         let authority = match (&self.authority, address) {
@@ -138,6 +169,26 @@ impl Dialer {
             .await
             .map_err(|error| failed("opening HTTP/2 with", error))
     }
+}
+
+/// Why none of the addresses of a name can be reached.
+fn none_of(address: &Address, failures: &[Status]) -> Status {
+    const LISTED: usize = 5;
+    if failures.is_empty() {
+        return Status::unavailable(format!("{address} has no address"));
+    }
+    let mut message = format!(
+        "none of the {} addresses of {address} can be reached",
+        failures.len()
+    );
+    for (index, failure) in failures.iter().take(LISTED).enumerate() {
+        message.push_str(if index == 0 { ": " } else { "; " });
+        message.push_str(failure.message());
+    }
+    if failures.len() > LISTED {
+        message.push_str(&format!("; and {} more", failures.len() - LISTED));
+    }
+    Status::unavailable(message)
 }
 
 impl std::fmt::Debug for Dialer {

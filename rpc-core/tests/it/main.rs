@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod adapters;
+mod addresses;
 mod around;
 mod attempts;
 mod bad_input;
@@ -34,6 +35,7 @@ mod panics;
 mod paths;
 mod pieces;
 mod pipes;
+mod reconnecting;
 mod reentrant;
 mod runtime_gone;
 mod scripted;

@@ -3,7 +3,7 @@
 //! Both connect to every endpoint that has a weight and choose among those that are connected.
 //! Both prefer one that the call has not failed on yet.
 
-mod ewma;
+mod known;
 mod least_request;
 mod round_robin;
 

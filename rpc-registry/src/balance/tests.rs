@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rpc_core::client::{
-    Address, CallTracker, ConnectivityState, Endpoint, LoadBalancer, Subchannel, Update,
+    Address, Attempt, AttemptEnd, CallTracker, ConnectivityState, Endpoint, LoadBalancer,
+    Subchannel, Update, Updates,
 };
 use rpc_core::{Code, Status};
 use tokio::time::Instant;
@@ -56,6 +57,7 @@ impl Caller {
             avoid,
             random: self.random.u64(..),
             now: self.now,
+            updates: &Updates::default(),
         };
         update.picker.pick(&context)
     }
@@ -81,8 +83,9 @@ impl Caller {
             *shares.entry(id).or_default() += 1;
             let (latency, code) = outcome(id);
             if let Some(tracker) = tracker {
-                tracker.started(self.now);
-                tracker.finished(self.now, latency, code);
+                let attempt = Attempt::new(self.now, true);
+                tracker.started(&attempt);
+                tracker.finished(&attempt, self.now + latency, AttemptEnd::Answered(code));
             }
             self.now += MS;
         }
@@ -99,7 +102,9 @@ fn round_robin_takes_turns() {
     let update = RoundRobin::new().update(&ready(&[100, 100, 100]), Instant::now());
     let mut caller = Caller::new();
     let order: Vec<_> = (0..6).map(|_| caller.to(&update, &[]).0).collect();
-    assert_eq!(order, [1, 2, 3, 1, 2, 3]);
+    let first = order[0] - 1;
+    let turns = (0..6).map(|turn| (first + turn) % 3 + 1);
+    assert_eq!(order, turns.collect::<Vec<_>>());
 }
 
 #[test]
@@ -124,9 +129,9 @@ fn round_robin_goes_on_where_it_was_after_an_update() {
     let mut policy = RoundRobin::new();
     let mut caller = Caller::new();
     let first = policy.update(&ready(&[1, 1, 1]), Instant::now());
-    assert_eq!(caller.to(&first, &[]).0, 1);
+    let before = caller.to(&first, &[]).0;
     let second = policy.update(&ready(&[1, 1, 1]), Instant::now());
-    assert_eq!(caller.to(&second, &[]).0, 2);
+    assert_eq!(caller.to(&second, &[]).0, before % 3 + 1);
 }
 
 #[test]
@@ -167,24 +172,212 @@ fn least_request_prefers_the_idle_one() {
     let mut caller = Caller::new();
     let update = policy.update(&ready(&[100, 100]), caller.now);
     let (busy, tracker) = caller.to(&update, &[]);
-    tracker.unwrap().started(caller.now);
+    tracker.unwrap().started(&Attempt::new(caller.now, true));
     for _ in 0..100 {
         assert_ne!(caller.to(&update, &[]).0, busy);
     }
 }
 
-#[test]
-fn least_request_shares_calls_in_flight_by_weight() {
-    let mut policy = LeastRequest::new();
-    let mut caller = Caller::new();
-    let update = policy.update(&ready(&[300, 100]), caller.now);
-    let mut shares = BTreeMap::<u64, u32>::new();
-    for _ in 0..400 {
-        let (id, tracker) = caller.to(&update, &[]);
-        tracker.unwrap().started(caller.now);
-        *shares.entry(id).or_default() += 1;
+/// Makes calls at a rate of so many in flight, each of which takes this long on its endpoint; counts
+/// them by endpoint once a tenth of them is over.
+fn busy(
+    caller: &mut Caller,
+    update: &Update,
+    calls: u32,
+    in_flight: u32,
+    outcome: impl Fn(u64) -> (Duration, Code),
+) -> BTreeMap<u64, u32> {
+    let mut ends = std::collections::BinaryHeap::new();
+    let mut trackers = Vec::new();
+    let mut shares = BTreeMap::new();
+    let gap = 10 * MS / in_flight;
+    for call in 0..calls {
+        // Some come sooner and some later.
+        caller.now += gap.mul_f64(caller.random.f64() * 2.0);
+        while let Some(std::cmp::Reverse((end, index))) = ends.pop() {
+            if end > caller.now {
+                ends.push(std::cmp::Reverse((end, index)));
+                break;
+            }
+            let (tracker, attempt, code): &(Arc<dyn CallTracker>, Attempt, Code) = &trackers[index];
+            tracker.finished(attempt, end, AttemptEnd::Answered(*code));
+        }
+        let (id, tracker) = caller.to(update, &[]);
+        let (tracker, attempt) = (tracker.unwrap(), Attempt::new(caller.now, true));
+        tracker.started(&attempt);
+        let (latency, code) = outcome(id);
+        let jitter = 0.8 + 0.4 * caller.random.f64();
+        ends.push(std::cmp::Reverse((
+            caller.now + latency.mul_f64(jitter),
+            trackers.len(),
+        )));
+        trackers.push((tracker, attempt, code));
+        if call >= calls / 10 {
+            *shares.entry(id).or_default() += 1;
+        }
     }
-    assert!((299..=301).contains(&shares[&1]), "{shares:?}");
+    for std::cmp::Reverse((_, index)) in ends {
+        let (tracker, attempt, _) = &trackers[index];
+        tracker.finished(attempt, caller.now, AttemptEnd::Abandoned);
+    }
+    shares
+}
+
+#[test]
+fn least_request_gives_calls_as_the_weights_are() {
+    for in_flight in [1, 5, 50] {
+        for weights in [&[100, 20][..], &[300, 100], &[10, 20, 30, 40], &[70, 100]] {
+            let mut caller = Caller::new();
+            let update = LeastRequest::new().update(&ready(weights), caller.now);
+            let calls = 20_000;
+            let shares = busy(&mut caller, &update, calls, in_flight, |_| {
+                (10 * MS, Code::Ok)
+            });
+            let sum = f64::from(weights.iter().sum::<u32>());
+            for (weight, share) in weights.iter().zip(shares.values()) {
+                let right = f64::from(calls) * 0.9 * f64::from(*weight) / sum;
+                let ratio = f64::from(*share) / right;
+                assert!(
+                    (0.93..1.07).contains(&ratio),
+                    "{in_flight}: {weights:?} {shares:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Every code but OK.
+fn errors() -> impl Iterator<Item = Code> {
+    (1..=16).map(Code::from_i32)
+}
+
+/// Codes that say something against the server.
+fn is_its_fault(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::Cancelled
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+    )
+}
+
+#[test]
+fn failing_fast_attracts_no_calls() {
+    for mut policy in policies() {
+        for code in errors() {
+            for in_flight in [1, 30] {
+                let mut caller = Caller::new();
+                policy.update(&[], caller.now);
+                let update = policy.update(&ready(&[100; 4]), caller.now);
+                let fails = |id| match id {
+                    1 => (MS / 10, code),
+                    _ => (10 * MS, Code::Ok),
+                };
+                let shares = busy(&mut caller, &update, 10_000, in_flight, fails);
+                let most = if is_its_fault(code) {
+                    9_000 / 50
+                } else {
+                    9_000 * 28 / 100
+                };
+                let got = shares.get(&1).copied().unwrap_or(0);
+                let name = policy.name();
+                assert!(
+                    got <= most,
+                    "{name}, {code}, {in_flight} in flight: {shares:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn half_of_the_answers_failing_fast_attracts_no_calls() {
+    for in_flight in [1, 10, 100] {
+        for code in [Code::NotFound, Code::Internal] {
+            let mut caller = Caller::new();
+            let update = LeastRequest::new().update(&ready(&[100; 4]), caller.now);
+            let coin = std::cell::Cell::new(false);
+            let fails = |id| {
+                coin.set(!coin.get());
+                if id == 1 && coin.get() {
+                    (MS / 10, code)
+                } else {
+                    (10 * MS, Code::Ok)
+                }
+            };
+            let shares = busy(&mut caller, &update, 40_000, in_flight, fails);
+            let got = shares.get(&1).copied().unwrap_or(0);
+            assert!(got < 36_000 * 29 / 100, "{code}, {in_flight}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn when_all_fail_calls_go_on_to_all() {
+    for mut policy in policies() {
+        let mut caller = Caller::new();
+        let update = policy.update(&ready(&[100; 3]), caller.now);
+        let shares = busy(&mut caller, &update, 10_000, 10, |_| {
+            (MS, Code::Unavailable)
+        });
+        let least = shares.values().min().copied().unwrap_or(0);
+        assert!(
+            shares.len() == 3 && least > 2_000,
+            "{}: {shares:?}",
+            policy.name()
+        );
+    }
+}
+
+#[test]
+fn a_silent_endpoint_gets_one_call_in_a_hundred_and_comes_back_when_it_speaks() {
+    for mut policy in policies() {
+        let mut caller = Caller::new();
+        let update = policy.update(&ready(&[100; 3]), caller.now);
+        let long = 3600 * 1000 * MS;
+        let silent = |id| (if id == 2 { long } else { 10 * MS }, Code::Ok);
+        // A thousand calls a second.
+        busy(&mut caller, &update, 1_000, 10, silent);
+        let shares = busy(&mut caller, &update, 10_000, 10, silent);
+        let got = shares.get(&2).copied().unwrap_or(0);
+        assert!(got <= 9_000 / 50, "{}: {shares:?}", policy.name());
+        let well = |_| (10 * MS, Code::Ok);
+        busy(&mut caller, &update, 5_000, 10, well);
+        let shares = busy(&mut caller, &update, 3_000, 10, well);
+        assert!(shares[&2] > 600, "{}: {shares:?}", policy.name());
+    }
+}
+
+#[test]
+fn round_robin_passes_one_over_without_giving_its_calls_to_its_neighbour() {
+    let mut caller = Caller::new();
+    let update = RoundRobin::new().update(&ready(&[100; 4]), caller.now);
+    let shares = busy(&mut caller, &update, 10_000, 10, |id| match id {
+        2 => (MS, Code::Unavailable),
+        _ => (10 * MS, Code::Ok),
+    });
+    for id in [1, 3, 4] {
+        assert!((2_700..3_100).contains(&shares[&id]), "{shares:?}");
+    }
+}
+
+#[test]
+fn round_robin_begins_at_a_random_endpoint() {
+    let mut caller = Caller::new();
+    let mut first = BTreeMap::<u64, u32>::new();
+    for _ in 0..300 {
+        let update = RoundRobin::new().update(&ready(&[100; 3]), caller.now);
+        *first.entry(caller.to(&update, &[]).0).or_default() += 1;
+    }
+    assert!(
+        first.len() == 3 && first.values().all(|count| *count > 60),
+        "{first:?}"
+    );
 }
 
 #[test]
