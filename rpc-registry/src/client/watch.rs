@@ -19,7 +19,9 @@ use crate::generated::{Follow, Unfollow, WatchRequest, WatchResponse, watch_requ
 const SIGN: Duration = Duration::from_secs(5);
 /// A list of so many endpoints is told again after one millisecond at the earliest: each time costs
 /// in proportion to its length, and changes come together.
-const PACE: usize = 500;
+const PACE: usize = 100;
+/// The longest such wait: somebody who leaves has to be known to leave.
+const SLOWEST: Duration = Duration::from_millis(100);
 
 /// Follows all registry servers at once.
 pub(crate) struct RemoteResolver {
@@ -106,8 +108,9 @@ impl Resolver for RemoteResolver {
                 };
                 if let Some(news) = news {
                     if let Ok(list) = &news {
-                        let pace = u64::try_from(list.len() / PACE).unwrap_or(0);
-                        self.next_list = Instant::now() + Duration::from_millis(pace);
+                        let pace = u64::try_from(list.len() / PACE).unwrap_or(u64::MAX);
+                        let pace = Duration::from_millis(pace).min(SLOWEST);
+                        self.next_list = Instant::now() + pace;
                     }
                     return news;
                 }

@@ -16,6 +16,7 @@ mod held;
 mod idle;
 mod long;
 mod messages;
+mod names;
 mod scene;
 mod slow;
 mod table;
@@ -167,6 +168,12 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
         .await?;
         tried(&mut promises, async |own| {
             accept::reset_on_accept(own).await
+        })
+        .await?;
+    }
+    if chosen("S16") {
+        tried(&mut promises, async |own| {
+            names::never_registered(size, own).await
         })
         .await?;
     }
