@@ -437,9 +437,15 @@ async fn ending(promises: &mut Promises) -> Outcome<()> {
         }
     };
     let took = tokio::time::timeout(2 * EMPTY, empty).await;
+    let said = match took {
+        Ok(took) => format!("{took:.1?}"),
+        Err(_) => "no end".to_owned(),
+    };
     promises.keep(
         matches!(took, Ok(took) if took <= EMPTY),
-        format!("all servers end without a goodbye: the list is empty after {took:.1?} (bound {EMPTY:?})"),
+        format!(
+            "all servers end without a goodbye: the list is empty after {said} (bound {EMPTY:?})"
+        ),
     );
     client.end().await?;
     Ok(())
