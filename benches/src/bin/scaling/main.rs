@@ -46,6 +46,7 @@ const fn costs(value: usize) -> Option<Goal> {
 
 /// What runs at one value.
 struct Load {
+    workload: &'static str,
     connections: usize,
     in_flight: u32,
     server: Vec<String>,
@@ -57,6 +58,7 @@ impl Load {
     /// 64 calls at once on one connection.
     fn usual() -> Self {
         Self {
+            workload: "unary",
             connections: 1,
             in_flight: 64,
             server: Vec::new(),
@@ -66,7 +68,7 @@ impl Load {
     }
 }
 
-const DIMENSIONS: [Dimension; 8] = [
+const DIMENSIONS: [Dimension; 9] = [
     Dimension {
         name: "callers",
         note: "threads of the client; both processes on all cores; 64 calls at once on one connection",
@@ -116,6 +118,22 @@ const DIMENSIONS: [Dimension; 8] = [
             ..Load::usual()
         },
         goal: costs(10_000),
+    },
+    Dimension {
+        name: "unread streams",
+        note: "open on the connection, read by neither side; beside them one that brings messages of 1 MiB",
+        values: &[0, 1, 10, 200],
+        settings: |streams| Load {
+            workload: "server-stream-1m",
+            in_flight: 1,
+            client: vec![format!("unread-streams={streams}")],
+            ..Load::usual()
+        },
+        goal: Some(Goal {
+            value: 200,
+            rate: true,
+            bound: 0.9,
+        }),
     },
     Dimension {
         name: "methods",
@@ -280,7 +298,11 @@ fn run(options: &Options) -> Outcome<()> {
                 server_settings: load.server,
                 client_settings: load.client,
             };
-            let case = case("unary", u32::try_from(load.connections)?, load.in_flight);
+            let case = case(
+                load.workload,
+                u32::try_from(load.connections)?,
+                load.in_flight,
+            );
             let rounds = (0..options.rounds)
                 .map(|_| Pair::start(&setup, case)?.measure(options.seconds))
                 .collect::<Outcome<Vec<_>>>()?;

@@ -20,6 +20,7 @@ mod names;
 mod scene;
 mod slow;
 mod table;
+mod unread;
 mod vectors;
 mod victim;
 
@@ -160,6 +161,7 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
     }
     if chosen("S14") {
         tried(&mut promises, async |own| held::unread_responses(own).await).await?;
+        tried(&mut promises, async |own| unread::slow_receivers(own).await).await?;
     }
     if chosen("S15") {
         tried(&mut promises, async |own| {
@@ -176,6 +178,9 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
             names::never_registered(size, own).await
         })
         .await?;
+    }
+    if chosen("S18") {
+        tried(&mut promises, async |own| unread::unread_streams(own).await).await?;
     }
     Ok(promises)
 }
