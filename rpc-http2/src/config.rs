@@ -164,8 +164,9 @@ pub struct Config {
     /// What a stream may hold unsent before its sender has to wait; 400 KiB.
     pub stream_buffer: usize,
     /// What all streams may hold unsent before their senders have to wait; 2 MiB behind the windows
-    /// of streams, and as much within them, or half of it once half of the former is taken up. A
-    /// connection that reads nothing takes less than 4 MiB with what its handlers hold themselves.
+    /// of streams, and half as much more of those that are read; and 2 MiB within the windows, or half
+    /// of it once half of the former is taken up. A connection that reads nothing takes less than
+    /// 4 MiB with what its handlers hold themselves.
     pub connection_buffer: usize,
     /// How it is found out that the peer is gone; not at all.
     pub keepalive: Option<Keepalive>,

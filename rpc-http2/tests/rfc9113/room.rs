@@ -131,6 +131,12 @@ fn slow_receivers_take_no_room_of_a_stream_whose_window_is_open() {
             through += of_stream.map(|sent| sent.payload.len()).sum::<usize>();
         }
         assert!(through >= 99 * 100_000, "{through}");
+        // What comes next is at hand when its window opens.
+        assert!(!peer.machine.has_room(*fast));
+        peer.feed(&window_update(id, 60_000));
+        let sent: usize = peer.sent().iter().map(|sent| sent.payload.len()).sum();
+        assert_eq!(sent, 60_000);
+        assert!(peer.machine.has_room(*fast));
         assert!(peer.machine.unsent() <= CONNECTION * 3 / 2);
     }
 }
@@ -158,7 +164,8 @@ fn whoever_has_waited_behind_its_window_hears_when_it_opens() {
         assert!(roomy.contains(&last), "{roomy:?}");
         assert!(peer.machine.has_room(last));
         // One whose window shuts again waits again, and hears of room behind the windows too.
-        peer.machine.send(last, Payload::Copied(&[7; 3000]), false);
+        peer.machine
+            .send(last, Payload::Shared(vec![7; 100_000].into()), false);
         peer.sent();
         assert!(!peer.machine.has_room(last));
         assert_eq!(peer.machine.roomy(), None);
