@@ -151,7 +151,8 @@ pub struct Config {
     pub stream_window: u32,
     /// The window of the connection; 4 MiB. It comes back with what arrives, read or not.
     pub connection_window: u32,
-    /// How far the window of a stream that is read may grow when the network holds more; 16 MiB.
+    /// How far the window of a stream that is read may grow when the network holds more; 16 MiB. All
+    /// streams of a connection grow by half as much again together.
     pub max_stream_window: u32,
     /// The largest frame that is taken; 256 KiB.
     pub max_frame: u32,

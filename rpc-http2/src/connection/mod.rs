@@ -469,6 +469,9 @@ impl Connection {
             if !flags.reset {
                 self.answered = self.answered.saturating_add(1);
             }
+            let begins_with = self.config.stream_window;
+            self.growth
+                .give_back(stream.window.saturating_sub(begins_with));
             if flags.ready || flags.crowded || flags.blocked {
                 self.count_left_behind();
             }
