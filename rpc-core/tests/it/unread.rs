@@ -10,6 +10,7 @@ use rpc_core::{Channel, Code, Codec, Method, Request, Response, Server};
 use rpc_http2::Config;
 use rpc_testkit::proto::{Message, TestClient};
 use rpc_testkit::run;
+use tokio::sync::Semaphore;
 
 use crate::engine::{self, Engine};
 
@@ -131,13 +132,24 @@ async fn an_upload_that_the_server_takes_an_hour_later_is_answered() {
     within(5, finished).await.unwrap().unwrap();
 }
 
+/// Says when it is dropped.
+struct Dropped(Arc<Semaphore>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
+}
+
 /// Part of a message has gone when the stream is cut.
 #[tokio::test]
 async fn a_client_hears_why_its_stream_gave_way() {
+    let ended = Arc::new(Semaphore::new(0));
     let service = Service::new("demo.Unread").server_streaming(
         &FLOW,
-        &Arc::new(()),
-        |_, _: Request<Bytes>, mut responses| async move {
+        &ended,
+        |ended, _: Request<Bytes>, mut responses| async move {
+            let _ended = Dropped(ended);
             let message = Bytes::from(vec![7; 1 << 20]);
             while responses.send(message.clone()).await.is_ok() {}
             responses.finish(Ok(()))
@@ -145,22 +157,14 @@ async fn a_client_hears_why_its_stream_gave_way() {
     );
     let server = Server::builder()
         .add_service(service)
-        .memory_budget(1 << 20)
+        // A stream that is full takes half of it.
+        .memory_budget(800_000)
         .dangerous_limits(|limits| limits.stall = Some(Duration::from_secs(1)));
     let server = server.bind("127.0.0.1:0").await.unwrap();
-    let held = server.held_memory();
     let server = run(server);
     let channel = Channel::connect(&server.uri).await.unwrap();
     let mut responses = channel.server_streaming(&FLOW, Request::new(Bytes::new()));
-    let cut = async {
-        while held.bytes() == 0 {
-            tokio::task::yield_now().await;
-        }
-        while held.bytes() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    within(30, cut).await;
+    within(30, ended.acquire()).await.unwrap().forget();
     // What has come whole is there.
     let status = loop {
         match within(5, responses.recv()).await {
