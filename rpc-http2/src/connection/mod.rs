@@ -323,6 +323,12 @@ impl Connection {
         self.streams.len()
     }
 
+    /// How many streams there have been; it begins anew once there were 2^32.
+    #[must_use]
+    pub fn opened(&self) -> u32 {
+        self.streams.opened()
+    }
+
     /// Whether it has been shut down and nothing is left to do or to write.
     #[must_use]
     pub fn is_finished(&self) -> bool {
