@@ -176,7 +176,7 @@ impl Service {
                         let request = call.request().map(|_| message);
                         handler(state, request, responses).await
                     }
-                    Err(status) => Finished(Err(status)),
+                    Err(status) => responses.finish(Err(status)),
                 }
             }
         })

@@ -103,12 +103,15 @@ where
         let (request, response) = (self.request, self.response);
         Box::pin(async move {
             let head = Head::of(&mut call);
-            let message = if (request.decoder.is_heavy)(&message) {
-                (request.decoder.decode_apart)(request.decoder, Large::Heavy(message)).await?
+            let decoded = if (request.decoder.is_heavy)(&message) {
+                (request.decoder.decode_apart)(request.decoder, Large::Heavy(message)).await
             } else {
-                message::decode(&request.decoder, message)?
+                message::decode(&request.decoder, message)
             };
-            let outcome = handler(state, call.into_request(|_| message)).await;
+            let outcome = match decoded {
+                Ok(message) => handler(state, call.into_request(|_| message)).await,
+                Err(status) => Err(status),
+            };
             head.outcome(outcome, response.encoder)
         })
     }
@@ -145,7 +148,13 @@ where
             };
             let message = match message::decode_slice(&self.request.decoder, message) {
                 Ok(message) => message,
-                Err(status) => return Poll::Ready(Err(status)),
+                Err(status) => {
+                    let status = match head.take() {
+                        Some(head) => head.failure(status),
+                        None => status,
+                    };
+                    return Poll::Ready(Err(status));
+                }
             };
             let future = (self.handler)(Arc::clone(&self.state), call.into_request(|_| message));
             self.place

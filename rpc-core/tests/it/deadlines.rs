@@ -217,6 +217,55 @@ async fn a_connection_that_is_lost_as_a_deadline_passes_has_exceeded_it() {
     }
 }
 
+/// The client goes away as its own clock says so; its server has to see what that is.
+#[tokio::test(start_paused = true)]
+async fn both_ends_of_a_call_see_that_its_deadline_has_passed() {
+    const HANG: Method<Bytes, Bytes> = Method::unary("/any.S/Hang", Codec::raw(), Codec::raw());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let codes = Arc::clone(&seen);
+    let state = Arc::new(());
+    let service = Service::new("any.S")
+        .unary(&HANG, &state, |_, _: Request<Bytes>| {
+            std::future::pending::<Result<rpc_core::Response<Bytes>, Status>>()
+        })
+        .server_streaming(
+            &POUR,
+            &state,
+            async |_, _: Request<Bytes>, mut responses: SendStream<Bytes>| {
+                loop {
+                    if let Err(status) = responses.send(Bytes::new()).await {
+                        return responses.finish(Err(status));
+                    }
+                    sleep(millis(30)).await;
+                }
+            },
+        );
+    let server = Server::builder().add_service(service).observer(
+        move |call: &rpc_core::client::FinishedCall<'_>| codes.lock().unwrap().push(call.code),
+    );
+    let channel = Channel::in_process(server).unwrap();
+    for round in 0..20 {
+        // The server's clock begins within the millisecond of the client's, before it or behind it.
+        sleep(Duration::from_micros(130 * round)).await;
+        let start = Instant::now();
+        let status = channel
+            .unary(&HANG, within_half(Bytes::new()))
+            .await
+            .unwrap_err();
+        assert_ended(&status, start);
+        let start = Instant::now();
+        let mut stream = channel.server_streaming(&POUR, within_half(Bytes::new()));
+        let status = loop {
+            if let Err(status) = stream.recv().await {
+                break status;
+            }
+        };
+        assert_ended(&status, start);
+    }
+    sleep(SOON).await;
+    assert_eq!(*seen.lock().unwrap(), [Code::DeadlineExceeded; 40]);
+}
+
 const POUR: Method<Bytes, Bytes> =
     Method::server_streaming("/any.S/Pour", Codec::raw(), Codec::raw());
 

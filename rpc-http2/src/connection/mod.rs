@@ -409,13 +409,6 @@ impl Connection {
         self.peer.max_header_list as usize
     }
 
-    /// Drops what a stream holds unsent, unless its end is queued behind it; it can still be ended.
-    pub fn discard(&mut self, key: StreamKey) {
-        if self.is_open(key) {
-            self.drop_queue(key);
-        }
-    }
-
     /// What a stream still has to send is sent no more.
     fn drop_queue(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get_mut(key) {

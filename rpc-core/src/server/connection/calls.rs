@@ -475,7 +475,9 @@ impl State {
             return;
         };
         let key = call.key;
-        self.machine.discard(key);
+        if self.machine.is_open(key) {
+            self.machine.drop_unsent(key);
+        }
         let stage = std::mem::replace(&mut call.stage, Stage::Ended);
         let report = call.report.take();
         self.fail(key, &status);

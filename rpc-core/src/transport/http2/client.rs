@@ -570,7 +570,7 @@ impl State {
             }
             (_, None) => call.outcome = Some(Ok(None)),
         }
-        self.machine.discard(key);
+        self.drop_requests(key);
         self.wake_both(key);
     }
 
@@ -643,10 +643,16 @@ impl State {
         call.outcome.get_or_insert(Ok(Some(trailers)));
         let unary = call.unary;
         if !unary {
-            // Who has answered takes no more requests.
-            self.machine.discard(key);
+            self.drop_requests(key);
         }
         self.wake_both(key);
+    }
+
+    /// Who has answered takes no more requests: what has not gone out leaves its room to others.
+    fn drop_requests(&mut self, key: StreamKey) {
+        if self.machine.is_open(key) {
+            self.machine.drop_unsent(key);
+        }
     }
 
     /// A stream is over before its end.
