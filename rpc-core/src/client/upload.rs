@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::attempt::Repeat;
 use crate::Status;
 use crate::transport::stream::{ErrorCode, SendHalf, StreamError};
+use crate::wire::head::{ResponseHead, Trailers};
 
 /// How many bytes of requests are kept to be sent again. A call that has sent more stays with the
 /// endpoint that it has.
@@ -86,8 +87,12 @@ impl Upload {
     /// The caller has given up: the call ends, and is not made again.
     pub(crate) fn cancel(&self) {
         let mut state = self.lock();
-        state.kept = None;
-        state.send.reset(ErrorCode::CANCEL);
+        let kept = state.kept.take();
+        let mut send = std::mem::replace(&mut state.send, Box::new(Gone));
+        drop(state);
+        // This wakes the one who receives, which may come back here.
+        send.reset(ErrorCode::CANCEL);
+        drop((send, kept));
     }
 
     /// Whether everything that was sent is still here.
@@ -103,7 +108,7 @@ impl Upload {
     /// Goes on with another stream, which gets all that the last one got.
     pub(crate) fn resend(&self, send: Box<dyn SendHalf>) {
         let mut state = self.lock();
-        state.send = send;
+        let last = std::mem::replace(&mut state.send, send);
         state.broken = false;
         for message in state.kept.clone().unwrap_or_default() {
             // A stream that breaks at once is heard of by the receiving half.
@@ -112,7 +117,33 @@ impl Upload {
         if state.finished {
             let _ = state.pass(Bytes::new(), true);
         }
+        drop(state);
+        // The end of the last stream may wake its caller.
+        drop(last);
     }
+}
+
+/// The sending half of a call whose caller has given up.
+struct Gone;
+
+impl SendHalf for Gone {
+    fn send_head(&mut self, _head: ResponseHead) {}
+
+    fn poll_ready(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _length: usize,
+    ) -> Poll<Result<(), StreamError>> {
+        Poll::Ready(Err(StreamError::Reset(ErrorCode::CANCEL)))
+    }
+
+    fn send(&mut self, _data: Bytes, _end: bool) -> Result<(), StreamError> {
+        Err(StreamError::Reset(ErrorCode::CANCEL))
+    }
+
+    fn send_trailers(&mut self, _trailers: Trailers) {}
+
+    fn reset(&mut self, _code: ErrorCode) {}
 }
 
 impl State {
@@ -152,7 +183,6 @@ impl Drop for Resend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::head::{ResponseHead, Trailers};
 
     /// Writes down what it is given; breaks when it is told.
     #[derive(Clone, Default)]
