@@ -40,6 +40,7 @@ mod reentrant;
 mod runtime_gone;
 mod scripted;
 mod shutdown;
+mod simulation;
 mod stalled;
 mod streams;
 mod stuck;

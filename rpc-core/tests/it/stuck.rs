@@ -1,5 +1,7 @@
 //! Calls that have nobody to move them but the task of their connection.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +29,7 @@ async fn a_status_is_that_of_its_call() {
         Method::server_streaming("/demo.Says/Says", Codec::raw(), Codec::raw());
     let service = Service::new("demo.Says").server_streaming(
         &SAYS,
-        &std::sync::Arc::new(()),
+        &Arc::new(()),
         |_, request: Request<Bytes>, mut responses| async move {
             // The status is in trailers, not in the head.
             let _ = responses.send(Bytes::new()).await;
@@ -203,26 +205,41 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let server = rpc_testkit::serve().await;
     let address = server.uri.trim_start_matches("http://");
     let (mut client, mut reader) = RawClient::connect(address, &[]).await.unwrap();
-    let mut sent = 0;
-    let blocked = loop {
-        let calls: Vec<u8> = (0..100)
-            .flat_map(|_| client.head("/nobody.Here/Nothing", true).1)
-            .collect();
-        match tokio::time::timeout(Duration::from_secs(1), client.write(&calls)).await {
-            Ok(written) => written.unwrap(),
-            // Some of them are on their way; it goes on with the rest of the last one below.
-            Err(_) => break true,
+    // What has begun to be written is written whole: half a frame would be a fault of its own.
+    let (sent, stop) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let writing = tokio::spawn({
+        let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
+        async move {
+            while !stop.load(Ordering::Relaxed) && sent.load(Ordering::Relaxed) < MOST {
+                let calls: Vec<u8> = (0..100)
+                    .flat_map(|_| client.head("/nobody.Here/Nothing", true).1)
+                    .collect();
+                client.write(&calls).await.unwrap();
+                sent.fetch_add(100, Ordering::Relaxed);
+            }
+            client
         }
-        sent += 100;
-        if sent >= MOST {
-            break false;
+    });
+    loop {
+        let before = sent.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if sent.load(Ordering::Relaxed) == before {
+            break;
         }
-    };
-    assert!(blocked, "{sent} requests were read while no answer was");
+    }
+    let before = sent.load(Ordering::Relaxed);
+    assert!(
+        before < MOST,
+        "{before} requests were read while no answer was"
+    );
+    stop.store(true, Ordering::Relaxed);
     // Nothing is lost: once it reads, all that was written is answered.
     let answers = async {
         let mut answers = 0;
-        while answers < sent {
+        while !writing.is_finished() || answers < sent.load(Ordering::Relaxed) {
             let frame = reader.next().await.expect("the connection has ended");
             assert_ne!(frame.header.kind, kind::GOAWAY);
             answers += usize::from(frame.header.kind == kind::HEADERS);
