@@ -34,6 +34,8 @@ struct Board {
     outbox: VecDeque<u64>,
     /// Those that are to end.
     ending: HashSet<u64>,
+    /// Why the registry cannot be told now, for those who come meanwhile.
+    lost: Option<Status>,
     running: bool,
     /// When the registry was heard last.
     heard: Option<Instant>,
@@ -91,6 +93,17 @@ impl Leases {
     fn lock(&self) -> MutexGuard<'_, Board> {
         // Each change is whole before anything could panic.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The registry cannot be told, or refuses.
+    fn fail(&self, status: &Status) {
+        let mut board = self.lock();
+        board.lost = Some(status.clone());
+        for slot in board.slots.values() {
+            if slot.ending.is_none() {
+                slot.note(Standing::Trying(Some(status.clone())));
+            }
+        }
     }
 
     /// Ends what nobody has to be told of, or what has waited long enough; when to look again.
@@ -159,6 +172,9 @@ impl Peer {
             backoff: Backoff::default(),
         };
         let mut board = self.leases.lock();
+        if let Some(status) = board.lost.clone() {
+            slot.note(Standing::Trying(Some(status)));
+        }
         board.slots.insert(instance, slot);
         board.enqueue(instance);
         let start = !std::mem::replace(&mut board.running, true);
@@ -250,11 +266,7 @@ async fn hold(peer: &Arc<Peer>) {
         };
         let wait = backoff.next(most, fastrand::f64());
         peer.lost(&status, wait);
-        for slot in peer.leases.lock().slots.values() {
-            if slot.ending.is_none() {
-                slot.note(Standing::Trying(Some(status.clone())));
-            }
-        }
+        peer.leases.fail(&status);
         let over = tokio::time::sleep(wait);
         tokio::pin!(over);
         loop {
@@ -273,6 +285,7 @@ fn stop_if_idle(peer: &Peer) -> bool {
         board.running = false;
         board.outbox.clear();
         board.ending.clear();
+        board.lost = None;
         board.heard = None;
         return true;
     }
@@ -333,6 +346,7 @@ impl Session<'_> {
                     if !std::mem::replace(&mut answered, true) {
                         keep_alive_at = heard + self.shortest / 3;
                         backoff.reset();
+                        self.peer.leases.lock().lost = None;
                         self.peer.reached();
                     }
                     self.take(answer, heard);

@@ -147,6 +147,8 @@ struct Board {
     last: u32,
     /// Watches that the registry is to be told of: that they began, or ended.
     outbox: VecDeque<u32>,
+    /// Why the registry cannot be asked now, for those who come meanwhile.
+    lost: Option<Status>,
     running: bool,
 }
 
@@ -186,7 +188,11 @@ impl Peer {
                 };
                 board.watches.insert(watch, new);
                 board.outbox.push_back(watch);
+                let lost = board.lost.clone();
                 drop(board);
+                if let Some(status) = lost {
+                    followed.change(|view, now| view.lose(source, &status, now));
+                }
                 self.watches.wake.notify_one();
                 return watch;
             }
@@ -242,6 +248,7 @@ async fn run(peer: Arc<Peer>) {
         };
         let wait = backoff.next(most, fastrand::f64());
         peer.lost(&status, wait);
+        peer.watches.lock().lost = Some(status.clone());
         for watch in peer.watches.all() {
             let source = watch.source;
             watch
@@ -260,6 +267,7 @@ fn stop_if_idle(peer: &Peer) -> bool {
     if board.watches.is_empty() {
         board.running = false;
         board.outbox.clear();
+        board.lost = None;
         return true;
     }
     false
@@ -314,6 +322,7 @@ impl Session<'_> {
                     let piece = piece?.ok_or_else(|| ended(&self.peer.address))?;
                     if !std::mem::replace(&mut answered, true) {
                         backoff.reset();
+                        self.peer.watches.lock().lost = None;
                         self.peer.reached();
                     }
                     let sign = Duration::from_millis(piece.ttl_ms.into()).min(SIGN);

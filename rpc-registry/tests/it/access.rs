@@ -51,6 +51,27 @@ async fn a_token_is_needed_to_register_to_watch_and_to_list() {
     soon(lease.deregister()).await.unwrap();
 }
 
+/// Each failure of a refused handle makes the wait for the next attempt longer; who comes meanwhile is
+/// not to wait for that.
+#[tokio::test]
+async fn who_comes_to_a_refused_handle_is_told_at_once() {
+    let host = registry_of(0, guarded()).await;
+    let stranger = Registry::connect(&uri(&[host.port])).unwrap();
+    let first = stranger.register("s", address(1)).unwrap();
+    let mut watched = stranger.resolver("s");
+    soon(first.ready()).await.unwrap_err();
+    soon(watched.next()).await.unwrap_err();
+    for _ in 0..3 {
+        let second = stranger.register("s", address(2)).unwrap();
+        let told = std::pin::pin!(second.ready());
+        let told = tokio::time::timeout(Duration::ZERO, told).await;
+        assert_eq!(told.unwrap().unwrap_err().code(), Code::Unauthenticated);
+        let mut resolver = stranger.resolver("s");
+        let told = tokio::time::timeout(Duration::ZERO, resolver.next()).await;
+        assert_eq!(told.unwrap().unwrap_err().code(), Code::Unauthenticated);
+    }
+}
+
 #[tokio::test]
 async fn tls_and_a_token_together() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
