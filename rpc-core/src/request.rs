@@ -140,7 +140,8 @@ impl<T> Request<T> {
         self
     }
 
-    /// The key by which a hashing balancer chooses the endpoint.
+    /// The key by which a hashing policy chooses the endpoint, such as the `Rendezvous` of
+    /// `rpc-registry`; others spread calls regardless of it.
     #[must_use]
     pub fn with_hash_key(mut self, key: u64) -> Self {
         self.options.get_or_insert_default().hash_key = Some(key);

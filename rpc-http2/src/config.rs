@@ -151,7 +151,8 @@ pub struct Config {
     pub stream_window: u32,
     /// The window of the connection; 4 MiB. It comes back with what arrives, read or not.
     pub connection_window: u32,
-    /// How far the window of a stream that is read may grow when the network holds more; 16 MiB.
+    /// How far the window of a stream that is read may grow when the network holds more; 16 MiB. All
+    /// streams of a connection grow by half as much again together.
     pub max_stream_window: u32,
     /// The largest frame that is taken; 256 KiB.
     pub max_frame: u32,
@@ -164,8 +165,9 @@ pub struct Config {
     /// What a stream may hold unsent before its sender has to wait; 400 KiB.
     pub stream_buffer: usize,
     /// What all streams may hold unsent before their senders have to wait; 2 MiB behind the windows
-    /// of streams, and as much within them, or half of it once half of the former is taken up. A
-    /// connection that reads nothing takes less than 4 MiB with what its handlers hold themselves.
+    /// of streams, and half as much more of those that are read; and 2 MiB within the windows, or half
+    /// of it once half of the former is taken up. A connection that reads nothing takes less than
+    /// 4 MiB with what its handlers hold themselves.
     pub connection_buffer: usize,
     /// How it is found out that the peer is gone; not at all.
     pub keepalive: Option<Keepalive>,

@@ -334,6 +334,11 @@ impl Hub {
         })
     }
 
+    /// How many watches there are.
+    pub(crate) fn watches(&self) -> usize {
+        self.lock().watches
+    }
+
     /// See [`Store::since`].
     pub(crate) fn since(&self, service: &str, revision: u64, octets: usize) -> Changes {
         self.with(|shared, _| shared.store.since(service, revision, octets))

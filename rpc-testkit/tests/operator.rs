@@ -404,6 +404,18 @@ impl CallObserver for Seen {
     }
 }
 
+/// Starts a call that never ends.
+async fn hang(client: &TestClient) -> tokio::task::JoinHandle<Result<Response<Message>, Status>> {
+    let counts = async || *client.dropped(message()).await.unwrap().get_ref();
+    let before = counts().await.started;
+    let hanging = tokio::spawn({
+        let client = client.clone();
+        async move { client.hang(message()).await }
+    });
+    while counts().await.started == before {}
+    hanging
+}
+
 async fn ending() -> Vec<Row> {
     let server = served(test()).await;
     let seen = Seen::default();
@@ -413,21 +425,11 @@ async fn ending() -> Vec<Row> {
         .await
         .unwrap();
     let client = TestClient::new(channel);
-    let hang = async || {
-        let counts = async || *client.dropped(message()).await.unwrap().get_ref();
-        let before = counts().await.started;
-        let hanging = tokio::spawn({
-            let client = client.clone();
-            async move { client.hang(message()).await }
-        });
-        while counts().await.started == before {}
-        hanging
-    };
-    let dropped = hang().await;
+    let dropped = hang(&client).await;
     dropped.abort();
     assert!(dropped.await.is_err());
     let dropped = seen.0.lock().unwrap().pop().unwrap();
-    let cut = hang().await;
+    let cut = hang(&client).await;
     server.shutdown.shutdown();
     server.shutdown.shutdown();
     server.task.await.unwrap();

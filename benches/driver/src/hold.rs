@@ -11,6 +11,15 @@ use crate::{Client, Error, Settings};
 /// has just begun to serve is in the way.
 const AT_ONCE: usize = 100;
 
+/// What is done with a stream that lies open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Open {
+    /// Nothing.
+    Idle,
+    /// It is sent to until there is no room, and neither side reads.
+    Unread,
+}
+
 /// Opens connections and streams on each.
 pub(crate) async fn open<C: Client>(
     address: SocketAddr,
@@ -24,14 +33,14 @@ pub(crate) async fn open<C: Client>(
         for _ in 0..settings.calls {
             client.unary(vec![7; settings.body]).await?;
         }
-        occupy(&client, streams).await?;
+        occupy(&client, streams, Open::Idle).await?;
         clients.push(client);
     }
     Ok(clients)
 }
 
 /// Opens so many streams on a connection, which stay open.
-pub(crate) async fn occupy<C: Client>(client: &C, streams: usize) -> Result<(), Error> {
+pub(crate) async fn occupy<C: Client>(client: &C, streams: usize, how: Open) -> Result<(), Error> {
     let mut left = streams;
     while left > 0 {
         let batch: Vec<_> = (0..left.min(AT_ONCE))
@@ -39,12 +48,16 @@ pub(crate) async fn occupy<C: Client>(client: &C, streams: usize) -> Result<(), 
                 let mut client = client.clone();
                 let (opened, is_open) = oneshot::channel();
                 tokio::spawn(async move {
-                    let held = client.hold(move || {
+                    let opened = move || {
                         // Who waits for it is gone when the program ends.
                         let _ = opened.send(());
-                    });
-                    if let Err(error) = held.await {
-                        eprintln!("an idle stream: {error}");
+                    };
+                    let held = match how {
+                        Open::Idle => client.hold(opened).await,
+                        Open::Unread => client.fill(opened).await,
+                    };
+                    if let Err(error) = held {
+                        eprintln!("a stream that lies open: {error}");
                         std::process::exit(1);
                     }
                 });

@@ -76,6 +76,14 @@ pub trait Client: Clone + Send + 'static {
         unable()
     }
 
+    /// Opens a stream, sends until there is no room and reads nothing, says so, and keeps it open.
+    fn fill(
+        &mut self,
+        _full: impl FnOnce() + Send,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        unable()
+    }
+
     /// Keeps so many unary calls open, for ever, and tells the meter of each.
     fn batch(
         &mut self,

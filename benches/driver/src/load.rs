@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hold::{self, Open};
 use crate::meter::percentile;
-use crate::{Client, Error, Meter, Settings, hold};
+use crate::{Client, Error, Meter, Settings};
 
 /// What was measured in one window.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -69,7 +70,8 @@ pub(crate) async fn start<C: Client>(
     // All of them are connected before the first one calls; a busy server is slow to accept.
     for _ in 0..connections {
         let client = C::connect(address, &settings).await?;
-        hold::occupy(&client, settings.idle_streams).await?;
+        hold::occupy(&client, settings.idle_streams, Open::Idle).await?;
+        hold::occupy(&client, settings.unread_streams, Open::Unread).await?;
         clients.push(client);
     }
     let tasks = if C::BATCHES { 1 } else { in_flight };

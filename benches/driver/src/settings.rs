@@ -24,6 +24,9 @@ pub struct Settings {
     pub metadata: usize,
     /// How many streams lie open and idle on each connection beside the load.
     pub idle_streams: usize,
+    /// How many streams lie open on each connection beside the load of which neither side reads what
+    /// the other one sends.
+    pub unread_streams: usize,
     /// The length of the body of a unary call.
     pub body: usize,
     /// The tasks of the load are not so many on each connection but so many in all, and each takes the
@@ -66,6 +69,7 @@ impl Default for Settings {
             methods: 0,
             metadata: 0,
             idle_streams: 0,
+            unread_streams: 0,
             body: 100,
             rotate: false,
             calls: 0,
@@ -89,6 +93,7 @@ impl Settings {
                 "methods" => settings.methods = value.parse()?,
                 "metadata" => settings.metadata = value.parse()?,
                 "idle-streams" => settings.idle_streams = value.parse()?,
+                "unread-streams" => settings.unread_streams = value.parse()?,
                 "body" => settings.body = value.parse()?,
                 "rotate" => settings.rotate = value.parse()?,
                 "calls" => settings.calls = value.parse()?,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bench_driver::{Can, Client, DEADLINE, Error, Meter, Server, Settings};
 use rpc_core::server::{BoundAddr, Service};
@@ -219,6 +219,20 @@ impl Client for OurClient {
         opened();
         back.recv().await?;
         Err("the server has ended the stream".into())
+    }
+
+    async fn fill(&mut self, full: impl FnOnce() + Send) -> Result<(), Error> {
+        // Whoever has no room for so long has none.
+        const FULL: Duration = Duration::from_millis(200);
+        let (mut out, _back) = self.client.ping_pong(());
+        let body = vec![7; 1024];
+        while let Ok(sent) =
+            tokio::time::timeout(FULL, out.send(Payload { body: body.clone() })).await
+        {
+            sent?;
+        }
+        full();
+        std::future::pending().await
     }
 }
 

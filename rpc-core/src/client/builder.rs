@@ -29,6 +29,9 @@ use crate::transport::tls::ClientTls;
 use crate::wire::compression::Encoding;
 use crate::wire::message::{DEFAULT_RECEIVE_LIMIT, MAX_HEADER_LIST};
 
+/// How long connections stay open without a call, where nothing else is set.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+
 /// Settings of a [`Channel`].
 ///
 /// Calls commute: what is added stays, in whatever order. A figure or a balancer that is set again has
@@ -61,6 +64,7 @@ pub struct ChannelBuilder {
     authority: Option<String>,
     seed: Option<u64>,
     keepalive: Option<Keepalive>,
+    idle_timeout: Option<Duration>,
     /// What was set, if it was.
     user_timeout: Option<Option<Duration>>,
     /// What was given twice and can be there once.
@@ -92,6 +96,7 @@ impl ChannelBuilder {
             authority: None,
             seed: None,
             keepalive: Some(Keepalive::default()),
+            idle_timeout: Some(IDLE),
             user_timeout: None,
             twice: None,
         }
@@ -139,6 +144,17 @@ impl ChannelBuilder {
     #[must_use]
     pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
         self.keepalive = keepalive.into();
+        self
+    }
+
+    /// How long connections stay open without a call; 30 min by default, and `None` for ever. The next
+    /// call opens them again.
+    ///
+    /// For a client of many servers that it calls seldom, and for one whose calls may not wait for a
+    /// connection.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = timeout.into();
         self
     }
 
@@ -329,6 +345,8 @@ impl ChannelBuilder {
             backoff: self.backoff,
             random: Arc::clone(&random),
             published: Arc::clone(&published),
+            idle_timeout: self.idle_timeout,
+            rests: false,
         };
         let (kicks, kicked) = mpsc::channel(1);
         runtime.spawn(control.run(kicked));

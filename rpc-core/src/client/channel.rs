@@ -251,7 +251,7 @@ impl Core {
         Box::pin(next.run(call)).await
     }
 
-    /// Wakes the control task for the first time.
+    /// Wakes the control task for the first time, or from its rest.
     fn kick(&self) {
         // A full queue has woken it already.
         let _ = self.kicks.try_send(());
@@ -297,7 +297,11 @@ impl Core {
                     }
                     // A connection that is gone has its next picker on the way.
                 }
-                Pick::Wait => return Err(snapshot.generation),
+                Pick::Wait => {
+                    // A channel that rests goes on with this.
+                    self.kick();
+                    return Err(snapshot.generation);
+                }
                 Pick::Fail(_) if wait_for_ready => return Err(snapshot.generation),
                 Pick::Fail(_) if self.kicks.is_closed() => return Ok(Err(self.ended())),
                 Pick::Fail(status) => return Ok(Err(status)),

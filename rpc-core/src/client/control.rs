@@ -14,6 +14,7 @@ use super::balancer::{
     Candidate, ConnectivityState, LoadBalancer, Pick, PickContext, Picker, Updates,
 };
 use super::endpoint::Endpoint;
+use super::idle::{Activity, IdleWatch};
 use super::random::Random;
 use super::resolver::Resolver;
 use super::subchannel::{self, StateChange, Steering, Subchannel};
@@ -129,6 +130,10 @@ pub(crate) struct Control {
     pub(crate) backoff: Range,
     pub(crate) random: Arc<Random>,
     pub(crate) published: Arc<Published>,
+    /// How long connections stay open without calls.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// There were no calls for so long that there are no connections.
+    pub(crate) rests: bool,
 }
 
 impl Control {
@@ -142,10 +147,30 @@ impl Control {
         let mut next_id = 0;
         let mut known: Option<Vec<Endpoint>> = None;
         let mut pace = Pace::new(Instant::now());
+        let mut idle = IdleWatch::new(self.idle_timeout, Instant::now());
         loop {
-            let due = self.balancer.next_update();
+            let due = self.balancer.next_update().filter(|_| !self.rests);
             tokio::select! {
-                kick = kicks.recv() => if kick.is_none() { return },
+                kick = kicks.recv() => {
+                    if kick.is_none() {
+                        return;
+                    }
+                    if std::mem::take(&mut self.rests) {
+                        idle.begin(Instant::now());
+                        self.update(&mut entries);
+                    }
+                }
+                () = idle.due() => {
+                    let activity = entries.iter().map(|entry| entry.candidate.subchannel.activity());
+                    let activity = activity.fold(Activity::default(), Activity::add);
+                    let is_idle = idle.look(Instant::now(), activity);
+                    if is_idle && known.is_some() {
+                        self.rest(&entries);
+                    } else if is_idle {
+                        // It has nothing to close, and waits for its first list.
+                        idle.begin(Instant::now());
+                    }
+                }
                 () = self.published.updates.requested() => {
                     if self.published.reset_backoff.swap(false, Ordering::Acquire) {
                         entries.iter().for_each(|entry| entry.steering.retry_now());
@@ -259,7 +284,20 @@ impl Control {
         failed
     }
 
+    /// Closes all connections until there is a call, which finds no picker and kicks.
+    fn rest(&mut self, entries: &[Entry]) {
+        self.rests = true;
+        tracing::info!(target = %self.target, "no calls for long: connections are closed until there are");
+        entries
+            .iter()
+            .for_each(|entry| entry.steering.want(false, entry.seen));
+        self.published.publish(Arc::new(Fixed(None)));
+    }
+
     fn update(&mut self, entries: &mut [Entry]) {
+        if self.rests {
+            return;
+        }
         let candidates: Vec<Candidate> = entries
             .iter()
             .map(|entry| entry.candidate.clone())

@@ -256,6 +256,10 @@ impl Standing {
 
     /// Something that is the endpoint's fault.
     fn on_failure(&self, attempt: &Attempt, now: Instant, gravity: u32) {
+        // What began before it has proven itself says nothing of it now.
+        if self.moment(attempt.began) < self.proven.load(Ordering::Relaxed) {
+            return;
+        }
         if self.failures.load(Ordering::Relaxed) < SUSPECT {
             self.failures.fetch_add(gravity, Ordering::Relaxed);
         }

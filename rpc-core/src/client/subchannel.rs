@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::backoff::{Backoff, Range};
 use super::balancer::ConnectivityState;
 use super::endpoint::Endpoint;
+use super::idle::Activity;
 use super::random::Random;
 use crate::Status;
 use crate::transport::http2::client::Connection;
@@ -98,6 +99,15 @@ impl Subchannel {
                 let connection = connection.load();
                 connection.as_ref().is_some_and(|one| one.is_usable())
             })
+    }
+
+    /// What was and is done on its connections.
+    pub(crate) fn activity(&self) -> Activity {
+        let all = self.0.connections.iter();
+        let there = all.filter_map(ArcSwapOption::load_full);
+        there
+            .map(|one| one.activity())
+            .fold(Activity::default(), Activity::add)
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {

@@ -21,6 +21,7 @@ struct Servers {
     pipe: usize,
     settings: Vec<u8>,
     connected: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     serve: fn(DuplexStream) -> BoxFuture<'static, ()>,
 }
 
@@ -30,6 +31,7 @@ impl Servers {
             pipe: 1 << 20,
             settings: Vec::new(),
             connected: Arc::default(),
+            ended: Arc::default(),
             serve,
         }
     }
@@ -39,11 +41,12 @@ impl Connector for Servers {
     fn connect<'a>(&'a self, _address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
         let (ours, mut theirs) = tokio::io::duplex(self.pipe);
         let greeting = frame(kind::SETTINGS, 0, 0, &self.settings);
-        let serve = self.serve;
+        let (serve, ended) = (self.serve, Arc::clone(&self.ended));
         self.connected.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             theirs.write_all(&greeting).await.unwrap();
             serve(theirs).await;
+            ended.fetch_add(1, Ordering::Relaxed);
         });
         Box::pin(std::future::ready(Ok(Box::new(ours) as Box<dyn Io>)))
     }
@@ -197,4 +200,40 @@ async fn a_server_that_allows_it_is_missed_without_a_call() {
     let status = test.echo(request.without_retry()).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(servers.connected.load(Ordering::Relaxed) >= 2);
+}
+
+/// A channel without calls has no connections, and the next call has one.
+#[tokio::test(start_paused = true)]
+async fn connections_close_when_there_are_no_calls_and_come_back_with_the_next() {
+    let servers = Servers::new(silent);
+    let builder = Channel::builder()
+        .connector(servers.clone())
+        .keepalive(None)
+        .idle_timeout(Duration::from_secs(100));
+    let channel = builder.connect("http://10.1.2.3:4567").await.unwrap();
+    let test = TestClient::new(channel.clone());
+    let counts = || {
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        (count(&servers.connected), count(&servers.ended))
+    };
+    let call = async |seconds| {
+        let request = Request::new(Message::default()).without_retry();
+        let request = request.with_timeout(Duration::from_secs(seconds));
+        test.echo(request).await.unwrap_err().code()
+    };
+    for connections in 1..4 {
+        // A call that goes on for long keeps its connection, and so do calls every now and then.
+        assert_eq!(call(1000).await, Code::DeadlineExceeded);
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(70)).await;
+            assert_eq!(call(1).await, Code::DeadlineExceeded);
+        }
+        assert_eq!(counts(), (connections, connections - 1));
+        tokio::time::sleep(Duration::from_secs(151)).await;
+        assert_eq!(counts(), (connections, connections));
+        // Nobody connects without a call.
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(counts(), (connections, connections));
+        channel.ready().await.unwrap();
+    }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::server::Service;
-use rpc_core::{Channel, Codec, Method, Request, Response, Server};
+use rpc_core::{Channel, Code, Codec, Method, Request, Response, Server};
 use rpc_http2::Config;
 use rpc_testkit::proto::{Message, TestClient};
 use rpc_testkit::run;
+use tokio::sync::Semaphore;
 
 use crate::engine::{self, Engine};
 
@@ -129,4 +130,49 @@ async fn an_upload_that_the_server_takes_an_hour_later_is_answered() {
     engine.act(|machine, keys| engine::ok(machine, keys[0]));
     assert!(within(5, responses.recv()).await.unwrap().is_none());
     within(5, finished).await.unwrap().unwrap();
+}
+
+/// Says when it is dropped.
+struct Dropped(Arc<Semaphore>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
+}
+
+/// Part of a message has gone when the stream is cut.
+#[tokio::test]
+async fn a_client_hears_why_its_stream_gave_way() {
+    let ended = Arc::new(Semaphore::new(0));
+    let service = Service::new("demo.Unread").server_streaming(
+        &FLOW,
+        &ended,
+        |ended, _: Request<Bytes>, mut responses| async move {
+            let _ended = Dropped(ended);
+            let message = Bytes::from(vec![7; 1 << 20]);
+            while responses.send(message.clone()).await.is_ok() {}
+            responses.finish(Ok(()))
+        },
+    );
+    let server = Server::builder()
+        .add_service(service)
+        // A stream that is full takes half of it.
+        .memory_budget(800_000)
+        .dangerous_limits(|limits| limits.stall = Some(Duration::from_secs(1)));
+    let server = server.bind("127.0.0.1:0").await.unwrap();
+    let server = run(server);
+    let channel = Channel::connect(&server.uri).await.unwrap();
+    let mut responses = channel.server_streaming(&FLOW, Request::new(Bytes::new()));
+    within(30, ended.acquire()).await.unwrap().forget();
+    // What has come whole is there.
+    let status = loop {
+        match within(5, responses.recv()).await {
+            Ok(message) => assert_eq!(message.map(|message| message.len()), Some(1 << 20)),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let begins = "this server was short of memory and this stream had not been read for ";
+    assert!(status.message().starts_with(begins), "{status}");
 }

@@ -323,6 +323,12 @@ impl Connection {
         self.streams.len()
     }
 
+    /// How many streams there have been; it begins anew once there were 2^32.
+    #[must_use]
+    pub fn opened(&self) -> u32 {
+        self.streams.opened()
+    }
+
     /// Whether it has been shut down and nothing is left to do or to write.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -462,6 +468,9 @@ impl Connection {
             if !flags.reset {
                 self.answered = self.answered.saturating_add(1);
             }
+            let begins_with = self.config.stream_window;
+            self.growth
+                .give_back(stream.window.saturating_sub(begins_with));
             if flags.ready || flags.crowded || flags.blocked {
                 self.count_left_behind();
             }

@@ -3,13 +3,16 @@
 //! What is queued is on one side of its stream's window or the other (RFC 9113 section 6.9.1). What is
 //! within it leaves as fast as the connection goes; what is behind it waits for one reader, maybe for
 //! long. Each side has room of its own, so that readers that stand still take nothing from streams that
-//! are read.
+//! are read; and behind the windows there is some that only streams have which have sent something
+//! lately, so that they need not wait for their senders whenever a window opens.
 
 use super::Connection;
 use crate::streams::{Stream, StreamKey};
 
 /// The part of the room that there is while memory is short.
 const TIGHT: usize = 16;
+/// What a stream that is read may hold behind its window although others have filled the room there.
+const AHEAD: usize = 64 * 1024;
 
 /// What a stream holds that its peer has not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +117,16 @@ impl Connection {
         if stream.head.is_some() {
             return own;
         }
-        own.min(if stream.lets_more_through() {
-            self.within_room()
-        } else {
-            self.behind_room()
-        })
+        if stream.lets_more_through() {
+            return own.min(self.within_room());
+        }
+        let behind = self.behind_room();
+        if behind > 0 || stream.progress == 0 {
+            return own.min(behind);
+        }
+        let pool = self.pool();
+        let ahead = pool.saturating_add(pool / 2).saturating_sub(self.behind);
+        own.min(AHEAD.saturating_sub(stream.behind())).min(ahead)
     }
 
     fn pool(&self) -> usize {

@@ -236,7 +236,6 @@ impl Connection {
             front.split_to(size)
         };
         stream.queued = stream.queued.saturating_sub(size);
-        stream.progress = stream.progress.saturating_add(size as u32);
         self.buffered = self.buffered.saturating_sub(size);
         let end = stream.is_empty() && matches!(stream.end, End::Data);
         if end {
@@ -347,6 +346,7 @@ impl Connection {
         self.send_window = self.send_window.saturating_sub(i64::from(octets));
         if let Some(stream) = self.streams.get_mut(key) {
             stream.send_window = stream.send_window.saturating_sub(i64::from(octets));
+            stream.progress = stream.progress.saturating_add(octets);
         }
     }
 

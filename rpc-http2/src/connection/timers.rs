@@ -38,6 +38,8 @@ pub(super) struct Growth {
     /// How large the window of a stream that is read may be now.
     pub(super) window: u32,
     max: u32,
+    /// How much larger than at their beginning the windows of all streams are together.
+    extra: u32,
     /// Octets since the PING that is under way.
     sample: Option<u64>,
 }
@@ -48,8 +50,25 @@ impl Growth {
         Self {
             window: config.stream_window.saturating_mul(windows::READ).min(max),
             max,
+            extra: 0,
             sample: None,
         }
+    }
+
+    /// How much larger a window may become that has this size and was read. One that has grown and is
+    /// read no more stays large, so that all of them together have a bound, and each leaves some of it.
+    pub(super) fn of(&mut self, window: u32) -> u32 {
+        let most = self.max.saturating_add(self.max / 2);
+        let left = most.saturating_sub(self.extra);
+        let wanted = window.saturating_mul(windows::READ).min(self.window);
+        let growth = wanted.saturating_sub(window).min(left / 2);
+        self.extra = self.extra.saturating_add(growth);
+        growth
+    }
+
+    /// A stream is over that had grown by so much.
+    pub(super) fn give_back(&mut self, growth: u32) {
+        self.extra = self.extra.saturating_sub(growth);
     }
 
     pub(super) fn count(&mut self, octets: u32) {

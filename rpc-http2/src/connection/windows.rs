@@ -15,16 +15,14 @@ impl Connection {
     /// Gives back the room of its stream that data has taken, once it is not held any more.
     pub fn consume(&mut self, key: StreamKey, octets: usize) {
         let octets = octets as u32;
-        let most = self.growth.window;
         if let Some(stream) = self.streams.get_mut(key) {
             let octets = octets.min(stream.unconsumed);
             stream.unconsumed = stream.unconsumed.saturating_sub(octets);
             stream.returnable = stream.returnable.saturating_add(octets);
             if !stream.flags.recv_closed && stream.returnable >= (stream.window / 2).max(1) {
                 // It is read, so that more of it may be on its way. One that is not read stays as it is.
-                let grown = stream.window.saturating_mul(READ).min(most);
-                let growth = grown.saturating_sub(stream.window);
-                stream.window = stream.window.max(grown);
+                let growth = self.growth.of(stream.window);
+                stream.window = stream.window.saturating_add(growth);
                 let more = std::mem::take(&mut stream.returnable).saturating_add(growth);
                 stream.recv_window = stream.recv_window.saturating_add(i64::from(more));
                 let id = stream.id;

@@ -80,6 +80,38 @@ fn what_was_read_comes_back_and_more_with_it() {
     assert_eq!(given_back(&peer.sent(), 1), 0);
 }
 
+#[test]
+fn windows_that_have_grown_cost_no_more_than_one_and_a_half_of_the_largest() {
+    let config = Config::default();
+    let mut peer = Peer::ready(Role::Server, config);
+    for round in 0..3 {
+        let mut grown = 0;
+        for number in 0..200 {
+            // Each is read for a while, and then it is not.
+            let stream = 2 * (200 * round + number) + 1;
+            peer.feed(&headers(stream, &REQUEST, false));
+            let mut window = i64::from(config.stream_window);
+            for _ in 0..20 {
+                let octets = window.min(65_536);
+                peer.feed(&data(stream, octets as usize, false));
+                window += i64::from(given_back(&peer.sent(), stream)) - octets;
+            }
+            grown += (window - i64::from(config.stream_window)).max(0);
+        }
+        let most = i64::from(config.max_stream_window) * 3 / 2;
+        assert!(
+            grown > most / 2 && grown <= most,
+            "{grown} in round {round}"
+        );
+        // What was given to those that are over is there for the next.
+        for key in std::mem::take(&mut peer.keys) {
+            peer.machine.reset(key, rpc_http2::ErrorCode::CANCEL);
+            peer.machine.release(key);
+        }
+        peer.sent();
+    }
+}
+
 /// A server with so many answered streams, whose windows begin with so much.
 fn answering(streams: u32, window: u32) -> (Peer, Vec<StreamKey>) {
     let mut peer = Peer::ready(Role::Server, Config::default());
@@ -131,6 +163,12 @@ fn slow_receivers_take_no_room_of_a_stream_whose_window_is_open() {
             through += of_stream.map(|sent| sent.payload.len()).sum::<usize>();
         }
         assert!(through >= 99 * 100_000, "{through}");
+        // What comes next is at hand when its window opens.
+        assert!(!peer.machine.has_room(*fast));
+        peer.feed(&window_update(id, 60_000));
+        let sent: usize = peer.sent().iter().map(|sent| sent.payload.len()).sum();
+        assert_eq!(sent, 60_000);
+        assert!(peer.machine.has_room(*fast));
         assert!(peer.machine.unsent() <= CONNECTION * 3 / 2);
     }
 }
@@ -158,7 +196,8 @@ fn whoever_has_waited_behind_its_window_hears_when_it_opens() {
         assert!(roomy.contains(&last), "{roomy:?}");
         assert!(peer.machine.has_room(last));
         // One whose window shuts again waits again, and hears of room behind the windows too.
-        peer.machine.send(last, Payload::Copied(&[7; 3000]), false);
+        peer.machine
+            .send(last, Payload::Shared(vec![7; 100_000].into()), false);
         peer.sent();
         assert!(!peer.machine.has_room(last));
         assert_eq!(peer.machine.roomy(), None);

@@ -1,10 +1,11 @@
-//! How calls are spread over endpoints: [`LeastRequest`] and [`RoundRobin`].
+//! How calls are spread over endpoints: [`LeastRequest`], [`RoundRobin`] and [`Rendezvous`].
 //!
-//! Both connect to every endpoint that has a weight and choose among those that are connected.
-//! Both prefer one that the call has not failed on yet.
+//! All connect to every endpoint that has a weight and choose among those that are connected. All
+//! prefer one that the call has not failed on yet, and pass over what fails every call or says nothing.
 
 mod known;
 mod least_request;
+mod rendezvous;
 mod round_robin;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use rpc_core::Status;
 use rpc_core::client::{Candidate, ConnectivityState, Pick, PickContext, Picker};
 
 pub use least_request::LeastRequest;
+pub use rendezvous::Rendezvous;
 pub use round_robin::RoundRobin;
 
 /// How many endpoints a failure lists.

@@ -93,8 +93,52 @@ impl Caller {
     }
 }
 
-fn policies() -> [Box<dyn LoadBalancer>; 2] {
-    [Box::new(LeastRequest::new()), Box::new(RoundRobin::new())]
+fn policies() -> [Box<dyn LoadBalancer>; 3] {
+    [
+        Box::new(LeastRequest::new()),
+        Box::new(RoundRobin::new()),
+        Box::new(Rendezvous::new()),
+    ]
+}
+
+/// The endpoints of a thousand keys.
+fn owners(update: &Update) -> Vec<u64> {
+    let pick = |key| {
+        let pick = update.picker.pick(&PickContext {
+            path: "/a/B",
+            hash_key: Some(key),
+            avoid: &[],
+            random: 0,
+            now: Instant::now(),
+            updates: &Updates::default(),
+        });
+        match pick {
+            Pick::To(subchannel, _) => subchannel.id(),
+            Pick::Wait | Pick::Fail(_) => panic!("not picked"),
+        }
+    };
+    (0..1_000).map(pick).collect()
+}
+
+#[test]
+fn a_key_has_its_endpoint_and_only_the_keys_of_one_that_goes_move() {
+    let all = owners(&Rendezvous::new().update(&ready(&[100; 5]), Instant::now()));
+    let again = owners(&Rendezvous::new().update(&ready(&[100; 5]), Instant::now()));
+    assert_eq!(all, again);
+    for id in 1..=5 {
+        let count = all.iter().filter(|owner| **owner == id).count();
+        assert!((150..250).contains(&count), "{id}: {count}");
+    }
+    let less = owners(&Rendezvous::new().update(&ready(&[100; 4]), Instant::now()));
+    let stayed = all.iter().zip(&less).filter(|(before, _)| **before != 5);
+    assert!(stayed.into_iter().all(|(before, after)| before == after));
+}
+
+#[test]
+fn keys_are_spread_as_the_weights_are() {
+    let all = owners(&Rendezvous::new().update(&ready(&[300, 100]), Instant::now()));
+    let heavy = all.iter().filter(|owner| **owner == 1).count();
+    assert!((710..790).contains(&heavy), "{heavy}");
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(crate) struct View {
     said: VecDeque<(Instant, u64)>,
     /// There is a list to tell.
     changed: bool,
+    /// Somebody has left, or is another one now.
+    urgent: bool,
     /// An outage to tell.
     outage: bool,
     /// A list was told.
@@ -281,6 +283,7 @@ impl View {
                     }
                     member.endpoint = endpoint;
                     self.changed = true;
+                    self.urgent = true;
                 }
             }
             None => {
@@ -337,7 +340,10 @@ impl View {
 
     fn remove(&mut self, address: &Address) {
         self.doubted.remove(address);
-        self.changed |= self.members.remove(address).is_some();
+        if self.members.remove(address).is_some() {
+            self.changed = true;
+            self.urgent = true;
+        }
     }
 
     /// Whether somebody is doubted depends on who can be asked.
@@ -451,6 +457,11 @@ impl View {
             .min()
     }
 
+    /// Whether more has happened than that somebody came.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent || self.outage || !self.told
+    }
+
     /// The list, when there is a new one to tell, or why there is none.
     pub(crate) fn news(&mut self) -> Option<Result<Vec<Endpoint>, Status>> {
         if std::mem::take(&mut self.outage) {
@@ -471,6 +482,7 @@ impl View {
             return None;
         }
         self.changed = false;
+        self.urgent = false;
         self.told = true;
         Some(Ok(self.list_of_members()))
     }

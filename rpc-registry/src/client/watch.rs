@@ -19,7 +19,11 @@ use crate::generated::{Follow, Unfollow, WatchRequest, WatchResponse, watch_requ
 const SIGN: Duration = Duration::from_secs(5);
 /// A list of so many endpoints is told again after one millisecond at the earliest: each time costs
 /// in proportion to its length, and changes come together.
-const PACE: usize = 500;
+const PACE: usize = 100;
+/// The longest such wait: somebody who leaves has to be known to leave.
+const SLOWEST: Duration = Duration::from_millis(100);
+/// Who comes can wait for so many times that.
+const ARRIVALS: u32 = 5;
 
 /// Follows all registry servers at once.
 pub(crate) struct RemoteResolver {
@@ -27,8 +31,8 @@ pub(crate) struct RemoteResolver {
     peers: Arc<[Arc<Peer>]>,
     /// The watch of each peer, once somebody asks.
     watches: Vec<u32>,
-    /// When the next list may be told.
-    next_list: Instant,
+    /// When the next list may be told, if somebody left and if not.
+    next_list: (Instant, Instant),
 }
 
 /// One service, and what is believed of it.
@@ -83,7 +87,7 @@ impl RemoteResolver {
             followed: Arc::new(followed),
             peers: Arc::clone(peers),
             watches: Vec::new(),
-            next_list: Instant::now(),
+            next_list: (Instant::now(), Instant::now()),
         }
     }
 }
@@ -91,7 +95,7 @@ impl RemoteResolver {
 impl Resolver for RemoteResolver {
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Endpoint>, Status>> {
         Box::pin(async {
-            tokio::time::sleep_until(self.next_list).await;
+            tokio::time::sleep_until(self.next_list.0).await;
             if self.watches.is_empty() {
                 let follow =
                     |(index, peer): (usize, &Arc<Peer>)| peer.follow(&self.followed, index);
@@ -99,22 +103,30 @@ impl Resolver for RemoteResolver {
             }
             loop {
                 self.peers.iter().for_each(Peer::keep_watching);
-                let (news, next) = {
+                let now = Instant::now();
+                let mut next = now + Duration::from_secs(3600);
+                let news = {
                     let mut view = self.followed.view();
-                    view.settle(Instant::now());
-                    (view.news(), view.next_expiry())
+                    view.settle(now);
+                    next = view.next_expiry().unwrap_or(next);
+                    if view.is_urgent() || now >= self.next_list.1 {
+                        view.news()
+                    } else {
+                        next = next.min(self.next_list.1);
+                        None
+                    }
                 };
                 if let Some(news) = news {
                     if let Ok(list) = &news {
-                        let pace = u64::try_from(list.len() / PACE).unwrap_or(0);
-                        self.next_list = Instant::now() + Duration::from_millis(pace);
+                        let pace = u64::try_from(list.len() / PACE).unwrap_or(u64::MAX);
+                        let pace = Duration::from_millis(pace).min(SLOWEST);
+                        self.next_list = (now + pace, now + pace * ARRIVALS);
                     }
                     return news;
                 }
-                let far = Instant::now() + Duration::from_secs(3600);
                 tokio::select! {
                     () = self.followed.news.notified() => {}
-                    () = tokio::time::sleep_until(next.unwrap_or(far)) => {}
+                    () = tokio::time::sleep_until(next) => {}
                 }
             }
         })

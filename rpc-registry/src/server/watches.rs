@@ -20,8 +20,11 @@ use crate::store::Change;
 /// How many octets of instances are in one piece, about: each is a sign of life on a slow network,
 /// and gives way to other watches.
 const PIECE: usize = 16 * 1024;
-/// Changes that come within this time of others are told with them.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Changes that come within this time of others are told with them: in proportion to the watches that
+/// the registry has, so that telling of many changes leaves time to take them in.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
+/// What one watch adds to it.
+const PAUSE_OF_A_WATCH: Duration = Duration::from_micros(100);
 /// A stream gives a sign of life this often, or once a TTL where that is shorter.
 const SIGN: Duration = Duration::from_secs(5);
 
@@ -118,7 +121,7 @@ pub(crate) async fn serve(
                 all.into_iter().for_each(|watch| stream.enqueue(watch));
             }
             () = news => {
-                pause_over = Instant::now() + PAUSE;
+                pause_over = Instant::now() + pause(hub.watches());
                 mailbox.take().into_iter().for_each(|watch| stream.enqueue(watch));
             }
             permit = responses.reserve(), if stream.has_something() => {
@@ -129,6 +132,13 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+fn pause(watches: usize) -> Duration {
+    let watches = u32::try_from(watches).unwrap_or(u32::MAX);
+    PAUSE_OF_A_WATCH
+        .saturating_mul(watches)
+        .clamp(PAUSE.0, PAUSE.1)
 }
 
 impl Stream<'_> {

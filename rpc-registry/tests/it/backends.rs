@@ -175,7 +175,7 @@ async fn a_registry_that_is_wrong_about_live_servers_takes_nobody_off() {
         soon(responses.recv()).await.unwrap().unwrap();
         streams.push((requests, responses));
     }
-    let settings = rpc_registry::channel_builder().balancer(balance::RoundRobin::new());
+    let settings = rpc_core::Channel::builder().balancer(balance::RoundRobin::new());
     let uri = format!("{}/who", uri(&[host.port]));
     let channel = rpc_registry::builder(&uri, settings).unwrap();
     while backends.iter().any(|backend| backend.count() == 0) {
@@ -217,7 +217,7 @@ async fn a_lease_that_changes_its_weight_gets_another_share_over_the_same_connec
     let servers = Registry::connect(&uri(&[host.port])).unwrap();
     let one = register(&servers, "who", first.host.address()).await;
     let _two = register(&servers, "who", second.host.address()).await;
-    let settings = rpc_registry::channel_builder().balancer(balance::RoundRobin::new());
+    let settings = rpc_core::Channel::builder().balancer(balance::RoundRobin::new());
     let uri = format!("{}/who", uri(&[host.port]));
     let channel = rpc_registry::builder(&uri, settings).unwrap();
     while first.count() == 0 || second.count() == 0 {

@@ -8,6 +8,7 @@ mod faults;
 mod leases;
 mod program;
 mod scale;
+mod silent;
 mod support;
 
 /// The protocol, to be on the other side of this crate.

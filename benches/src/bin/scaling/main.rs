@@ -4,6 +4,10 @@
 //!
 //! Each block raises one number and leaves everything else as it is. Where a ratio stays near 1, the
 //! cost does not depend on the number.
+//!
+//! `registry members` is another one: the CPU time of a registry and its watchers in this process.
+
+mod registry;
 
 use std::process::ExitCode;
 
@@ -42,6 +46,7 @@ const fn costs(value: usize) -> Option<Goal> {
 
 /// What runs at one value.
 struct Load {
+    workload: &'static str,
     connections: usize,
     in_flight: u32,
     server: Vec<String>,
@@ -53,6 +58,7 @@ impl Load {
     /// 64 calls at once on one connection.
     fn usual() -> Self {
         Self {
+            workload: "unary",
             connections: 1,
             in_flight: 64,
             server: Vec::new(),
@@ -62,7 +68,7 @@ impl Load {
     }
 }
 
-const DIMENSIONS: [Dimension; 8] = [
+const DIMENSIONS: [Dimension; 9] = [
     Dimension {
         name: "callers",
         note: "threads of the client; both processes on all cores; 64 calls at once on one connection",
@@ -112,6 +118,22 @@ const DIMENSIONS: [Dimension; 8] = [
             ..Load::usual()
         },
         goal: costs(10_000),
+    },
+    Dimension {
+        name: "unread streams",
+        note: "open on the connection, read by neither side; beside them one that brings messages of 1 MiB",
+        values: &[0, 1, 10, 200],
+        settings: |streams| Load {
+            workload: "server-stream-1m",
+            in_flight: 1,
+            client: vec![format!("unread-streams={streams}")],
+            ..Load::usual()
+        },
+        goal: Some(Goal {
+            value: 200,
+            rate: true,
+            bound: 0.9,
+        }),
     },
     Dimension {
         name: "methods",
@@ -234,14 +256,21 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
-    let program = build("ours", false)?.path;
     let mut lines = Vec::new();
     let mut broken = 0;
-    for dimension in &DIMENSIONS {
+    let chosen = |name: &str| {
         let only = options.only.as_ref();
-        if !only.is_none_or(|only| only.iter().any(|name| name == dimension.name)) {
-            continue;
-        }
+        only.is_none_or(|only| only.iter().any(|one| one == name))
+    };
+    if chosen(registry::NAME) {
+        broken += usize::from(!registry::run()?);
+    }
+    let mut program = None;
+    for dimension in DIMENSIONS.iter().filter(|one| chosen(one.name)) {
+        let program = &*match &mut program {
+            Some(program) => program,
+            none => none.insert(build("ours", false)?.path),
+        };
         println!("{}: {}", dimension.name, dimension.note);
         println!(
             "{:>12} {:>10} {:>11} {:>11}  {:>8} {:>8}  {:>8} {:>8}",
@@ -263,13 +292,17 @@ fn run(options: &Options) -> Outcome<()> {
                 },
             };
             let setup = Setup {
-                server: &program,
-                client: &program,
+                server: program,
+                client: program,
                 cores: &cores,
                 server_settings: load.server,
                 client_settings: load.client,
             };
-            let case = case("unary", u32::try_from(load.connections)?, load.in_flight);
+            let case = case(
+                load.workload,
+                u32::try_from(load.connections)?,
+                load.in_flight,
+            );
             let rounds = (0..options.rounds)
                 .map(|_| Pair::start(&setup, case)?.measure(options.seconds))
                 .collect::<Outcome<Vec<_>>>()?;

@@ -198,6 +198,24 @@ fn what_it_took_to_stand_still_is_no_latency() {
 }
 
 #[test]
+fn calls_that_a_silence_has_cost_say_nothing_once_it_is_over() {
+    let now = start();
+    let standing = known(2 * MS, now);
+    let attempts = [Attempt::new(now, true); 6];
+    attempts
+        .iter()
+        .for_each(|attempt| standing.started(attempt));
+    let thawed = now + 900 * MS;
+    let (first, others) = attempts.split_first().unwrap();
+    standing.finished(first, thawed, AttemptEnd::Answered(Code::Ok));
+    for attempt in others {
+        standing.finished(attempt, thawed + 100 * MS, AttemptEnd::Expired);
+    }
+    assert!(!standing.is_suspect(thawed + 100 * MS));
+    assert!(standing.latency(thawed).unwrap_or(0.0) < 0.01);
+}
+
+#[test]
 fn a_service_that_becomes_slow_is_known_to_be_slow() {
     let mut now = start();
     let standing = known(2 * MS, now);

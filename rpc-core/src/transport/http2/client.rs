@@ -20,6 +20,7 @@ use super::fields::{self, ClientHead, KnownHead, KnownHeads};
 use super::socket::{self, Wire};
 use super::templates::{self, Templates};
 use super::wheel::{CLOCKS_DIFFER, Wheel};
+use crate::client::Activity;
 use crate::codec::Subtype;
 use crate::lock::{Guard, Guarded, Lock, Turn, Wakers, outside, watch};
 use crate::transport::connector::Io;
@@ -258,6 +259,15 @@ impl Connection {
     pub(super) fn table_sizes(&self) -> [usize; 2] {
         let state = self.shared.lock();
         [state.calls.capacity(), state.machine.places()]
+    }
+
+    /// What was and is done on it.
+    pub(crate) fn activity(&self) -> Activity {
+        let state = self.shared.lock();
+        Activity {
+            opened: state.machine.opened().into(),
+            open: state.machine.stream_count(),
+        }
     }
 
     /// Whether its server has ended it since it was asked too often whether it is there.

@@ -125,25 +125,32 @@ async fn many_fields(channel: Channel) -> usize {
     })
 }
 
-/// S5: answers that are pinned by a window of nothing and an octet now and then.
+/// What the server may hold for all calls where memory is to be short, as a word for it.
+const SHORT: &str = "budget=2097152";
+
+/// S5: answers that are pinned by a window of nothing and an octet now and then. They give way once half
+/// of the memory budget is used up, and not before.
 pub(crate) async fn dripped_windows(size: Size, promises: &mut Promises) -> Outcome<()> {
-    let (limit, stall) = size.of((&["stall=4"][..], 4), (&[][..], 60));
+    let (limits, stall) = size.of((&["stall=4", SHORT][..], 4), (&[SHORT][..], 60));
     let wait = Duration::from_secs(stall * 3 / 2);
-    let scene = Scene::begin(limit).await?;
-    let control = Victim::start(&["stall"])?;
+    let scene = Scene::begin(limits).await?;
+    let control = Victim::start(&["stall", SHORT])?;
+    let free = Victim::start(size.of(&["stall=4"], &[]))?;
     let address = &scene.victim.address;
-    let (reset, kept, off) = tokio::join!(
-        drip(address, 250, 1, Duration::from_secs(1), wait),
+    let second = Duration::from_secs(1);
+    let (over, kept, off, free) = tokio::join!(
+        drip(address, 250, 1, second, wait),
         // 2 KiB/s is slow, and no attack.
         drip(address, 1, 512, Duration::from_millis(250), wait * 2),
-        drip(&control.address, 250, 1, Duration::from_secs(1), wait),
+        drip(&control.address, 250, 1, second, wait),
+        drip(&free.address, 250, 1, second, wait),
     );
-    let (reset, kept, off) = (reset?, kept?, off?);
+    let (over, kept, off, free) = (over?, kept?, off?, free?);
     let found = scene.end(()).await?;
     let row = Row {
         id: "S5b",
         name: "windows of an octet a second",
-        ended: format!("{reset} reset"),
+        ended: format!("{over} ended"),
         count: Some(250),
         most: None,
         took: wait,
@@ -151,21 +158,22 @@ pub(crate) async fn dripped_windows(size: Size, promises: &mut Promises) -> Outc
         // The slow reader has a connection of its own, with one stream.
         growth: Some(CONNECTION + 400),
         handlers: 0,
-        twin: format!("{kept} reset"),
-        off: format!("{off} reset"),
+        twin: format!("{kept}, {free} with memory"),
+        off: format!("{off} ended"),
         known: &[],
     };
     let checks = [
-        (reset == 250, "not every stream was reset"),
-        (kept == 0, "the slow reader's stream was reset"),
-        (off == 0, "streams are reset without the limit too"),
+        (over > 0, "no stream was ended while memory was short"),
+        (kept == 0, "the slow reader's stream was ended"),
+        (free == 0, "streams are ended while there is memory"),
+        (off == 0, "streams are ended without the limit too"),
     ];
     row.print(&found, &checks, promises);
     Ok(())
 }
 
 /// Opens streams of responses, gives each so many octets of window again and again, and counts those
-/// that are reset.
+/// that are ended.
 async fn drip(
     address: &str,
     streams: u32,
@@ -181,11 +189,15 @@ async fn drip(
         ids.push(id);
         client.write(&call).await?;
     }
-    let mut reset = 0;
+    let mut ended = 0;
     let counting = async {
         while let Some(frame) = reader.next().await {
-            reset += u32::from(frame.header.kind == kind::RST_STREAM);
-            if reset == streams {
+            let is_end = match frame.header.kind {
+                kind::HEADERS => frame.header.has(flag::END_STREAM),
+                other => other == kind::RST_STREAM,
+            };
+            ended += u32::from(is_end);
+            if ended == streams {
                 return;
             }
         }
@@ -202,7 +214,7 @@ async fn drip(
             }
         }
     };
-    // All were reset, the connection ended, or the time is over.
+    // All have ended, the connection has, or the time is over.
     let _ = tokio::time::timeout(wait, async {
         tokio::select! {
             () = counting => {}
@@ -210,7 +222,7 @@ async fn drip(
         }
     })
     .await;
-    Ok(reset)
+    Ok(ended)
 }
 
 /// S14: streams of responses that are never read, with windows as large as they can be.

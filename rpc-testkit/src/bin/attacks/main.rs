@@ -16,9 +16,11 @@ mod held;
 mod idle;
 mod long;
 mod messages;
+mod names;
 mod scene;
 mod slow;
 mod table;
+mod unread;
 mod vectors;
 mod victim;
 
@@ -159,6 +161,7 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
     }
     if chosen("S14") {
         tried(&mut promises, async |own| held::unread_responses(own).await).await?;
+        tried(&mut promises, async |own| unread::slow_receivers(own).await).await?;
     }
     if chosen("S15") {
         tried(&mut promises, async |own| {
@@ -169,6 +172,15 @@ async fn attacks(words: Vec<String>) -> Outcome<Promises> {
             accept::reset_on_accept(own).await
         })
         .await?;
+    }
+    if chosen("S16") {
+        tried(&mut promises, async |own| {
+            names::never_registered(size, own).await
+        })
+        .await?;
+    }
+    if chosen("S18") {
+        tried(&mut promises, async |own| unread::unread_streams(own).await).await?;
     }
     Ok(promises)
 }

@@ -46,7 +46,12 @@ async fn run(off: &[String], identity: &str) -> Result<(), Box<dyn std::error::E
     let mut server = Server::builder()
         .add_service(TestServer::new(TestService::default()))
         .add_service(HeavyServer::new(Scales))
+        .add_service(rpc_registry::RegistryServer::new())
         .dangerous_limits(|limits| off.iter().for_each(|name| turn_off(limits, name)));
+    let budget = off.iter().find_map(|word| word.strip_prefix("budget="));
+    if let Some(bytes) = budget {
+        server = server.memory_budget(bytes.parse()?);
+    }
     if off.iter().any(|word| word == "message_size") {
         server = server.max_receive_message_size(1 << 30);
     }
