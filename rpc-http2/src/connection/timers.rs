@@ -152,6 +152,17 @@ impl Connection {
         }
     }
 
+    /// Nothing is read for now, which is this side's doing: what has begun to arrive, and may lie
+    /// there whole, has its time anew.
+    pub fn not_reading(&mut self, now: Instant) {
+        if let Some(since) = &mut self.partial_since {
+            *since = now;
+        }
+        if let Some(block) = &mut self.block {
+            block.since = now;
+        }
+    }
+
     /// Does what is due.
     ///
     /// # Errors

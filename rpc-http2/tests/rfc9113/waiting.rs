@@ -109,6 +109,20 @@ fn a_frame_that_does_not_end_ends_the_connection() {
 }
 
 #[test]
+fn what_is_not_read_does_not_run_out_of_time() {
+    let whole = headers(1, &REQUEST, true);
+    let mut peer = Peer::ready(Role::Server, Config::default());
+    peer.feed(&whole[..20]);
+    for _ in 0..10 {
+        peer.now += Duration::from_secs(4);
+        peer.machine.not_reading(peer.now);
+        assert!(peer.machine.on_timeout(peer.now).is_ok());
+    }
+    peer.feed(&whole[20..]);
+    assert_eq!(peer.seen.last().unwrap(), "head true");
+}
+
+#[test]
 fn the_time_of_a_header_block_begins_with_its_first_octet() {
     let mut peer = Peer::ready(Role::Server, Config::default());
     let fields = block(&REQUEST);

@@ -36,6 +36,8 @@ pub(super) struct Driver {
     sleep: Option<Pin<Box<Sleep>>>,
     /// It has let others run since it has something to write.
     yielded: bool,
+    /// It did not read what there may be, since the client does not.
+    held_back: bool,
     busy_poll: BusyPoll,
     batch: Batch,
 }
@@ -46,6 +48,7 @@ impl Driver {
             shared,
             sleep: None,
             yielded: true,
+            held_back: false,
             busy_poll: BusyPoll::new(),
             batch: Batch::new(),
         }
@@ -79,6 +82,9 @@ impl Driver {
         }
         {
             let mut state = shared.lock();
+            if std::mem::take(&mut self.held_back) {
+                state.machine.not_reading(Instant::now().into_std());
+            }
             self.keep_time(&mut state);
             if let Some(error) = state.machine.error() {
                 // Of what the client does not take nothing is waited for.
@@ -127,6 +133,7 @@ impl Driver {
         let mut reads = 0;
         loop {
             if self.leaves_unread(wire) {
+                self.held_back = true;
                 return Ok(reads);
             }
             let (shared, batch) = (&self.shared, &mut self.batch);
