@@ -323,7 +323,9 @@ impl ServerBuilder {
     ///
     /// What handlers allocate comes on top. A stream that its handler does not read takes 256 KiB, or
     /// as much as its window has grown to while it was read: 1 MiB, or up to 16 MiB where the network
-    /// holds as much. All streams of a connection have grown by 24 MiB at most. A connection takes up to 3 MiB of unsent responses, or 4 MiB while it reads.
+    /// holds as much. All streams of a connection have grown by 24 MiB at most. As much again may be
+    /// messages that a handler has taken in one piece and not looked at yet. A connection takes up to
+    /// 3 MiB of unsent responses, or 4 MiB while it reads.
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.options.memory_budget = Some(bytes);
