@@ -346,9 +346,14 @@ async fn one(fault: Fault, policy: Policy, last: Duration, promises: &mut Promis
             servers.len()
         )
     };
+    // Least-request may find a server slow for a while, but not more of them than the registry drops.
+    let (enough, bound) = match policy {
+        Policy::RoundRobin => (servers.len(), "0 failed, all servers are called"),
+        Policy::LeastRequest => (3, "0 failed, at least 3 servers are called"),
+    };
     promises.keep(
-        client.failed.is_empty() && client.servers.len() == servers.len(),
-        row("ours", &client, "0 failed, all servers are called"),
+        client.failed.is_empty() && client.servers.len() >= enough,
+        row("ours", &client, bound),
     );
     for text in client.failed.iter().take(3) {
         println!("        {text}");
