@@ -101,6 +101,9 @@ async fn connecting_losing_and_trying_again_are_told_with_the_endpoint() {
     proxy.reset();
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
     lines.find(&["message=disconnected", &address]).await;
+    // The channel connects again with the next call.
+    let status = test.echo(Message::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
     lines
         .find(&[
             "connection failed: ejected until it connects",
