@@ -30,6 +30,7 @@ impl<T: Guarded> Lock<T> {
         Self(Mutex::new(value))
     }
 
+    #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         outside("another lock");
         // Nothing that runs under a lock leaves its value half changed.
@@ -64,6 +65,7 @@ impl<T: Guarded> DerefMut for Guard<'_, T> {
 }
 
 impl<T: Guarded> Drop for Guard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         self.after = self.guard.take_after();
     }
@@ -114,22 +116,32 @@ struct More {
 
 impl Wakers {
     /// Wakes a task later.
+    #[inline]
     pub(crate) fn push(&mut self, waker: Option<Waker>) {
-        if waker.is_none() {
-            return;
+        if let Some(waker) = waker {
+            self.push_one(waker);
         }
+    }
+
+    fn push_one(&mut self, waker: Waker) {
         if self.first.is_none() {
-            self.first = waker;
+            self.first = Some(waker);
         } else {
-            self.more.get_or_insert_default().wakers.extend(waker);
+            self.more.get_or_insert_default().wakers.push(waker);
         }
     }
 
     /// Lets go of a waker later, without waking its task.
+    #[inline]
     pub(crate) fn forget(&mut self, waker: Option<Waker>) {
-        if waker.is_some() {
-            self.more.get_or_insert_default().stale.extend(waker);
+        if let Some(waker) = waker {
+            self.forget_one(waker);
         }
+    }
+
+    #[cold]
+    fn forget_one(&mut self, waker: Waker) {
+        self.more.get_or_insert_default().stale.push(waker);
     }
 
     /// Wakes all, and keeps the memory for the next ones.
@@ -147,6 +159,7 @@ impl Wakers {
     }
 
     /// Takes what there is out of its place.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<Self> {
         (self.first.is_some() || self.more.is_some()).then(|| std::mem::take(self))
     }

@@ -201,6 +201,7 @@ impl<C: Deref<Target = Core> + Send + Sync> Plan<C> {
     }
 
     /// What has come of an attempt; a failure is nothing when it is the deadline.
+    #[inline(always)]
     fn judge(
         &self,
         replied: Result<WholeReply, StreamError>,
@@ -514,10 +515,14 @@ impl<C: Deref<Target = Core> + Send + Sync> Plan<C> {
     }
 
     /// Tells the observers that the call has ended; the first time counts.
+    #[inline]
     pub(crate) fn report(&mut self, status: Option<&Status>) {
-        if std::mem::replace(&mut self.reported, true) || self.core.observers.is_empty() {
-            return;
+        if !std::mem::replace(&mut self.reported, true) && !self.core.observers.is_empty() {
+            self.tell_observers(status);
         }
+    }
+
+    fn tell_observers(&self, status: Option<&Status>) {
         outside("an observer");
         // What was made at run time may be made up by a peer.
         let path = match &self.head.path {

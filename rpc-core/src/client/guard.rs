@@ -18,6 +18,7 @@ pub(crate) struct AttemptGuard {
 }
 
 impl AttemptGuard {
+    #[inline]
     pub(crate) fn new(
         tracker: Option<Arc<dyn CallTracker>>,
         began: Instant,

@@ -42,6 +42,7 @@ impl After {
     }
 
     /// Has the observers told how a call ended. The status may have a source that is the handler's.
+    #[inline]
     pub(super) fn ended(&mut self, report: Option<Box<Report>>, status: Option<Status>) {
         if report.is_some() || status.is_some() {
             let rest = self.rest.get_or_insert_default();

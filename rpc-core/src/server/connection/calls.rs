@@ -174,6 +174,7 @@ impl Inbox {
 impl Guarded for State {
     type After = After;
 
+    #[inline]
     fn take_after(&mut self) -> Option<After> {
         self.after.take()
     }
@@ -285,6 +286,7 @@ impl State {
     }
 
     /// Sends a head, unless the client does not take one so large.
+    #[inline]
     fn put_head(
         &mut self,
         key: StreamKey,
@@ -308,6 +310,7 @@ impl State {
     }
 
     /// Ends a response with success, unless the client does not take trailers so large.
+    #[inline]
     fn put_ok(&mut self, key: StreamKey, metadata: &Metadata) -> Result<(), Status> {
         if metadata.is_empty() {
             self.machine.trailers(key, &mut self.ok, &self.none);
@@ -326,6 +329,7 @@ impl State {
 
     /// Sends a whole response; gives the status that the call ends with instead when its metadata is
     /// larger than the client takes.
+    #[inline]
     fn put_all(
         &mut self,
         key: StreamKey,
@@ -342,6 +346,7 @@ impl State {
     }
 
     /// Ends a response with success, or with what is given back, behind its head.
+    #[inline]
     fn put_end(&mut self, key: StreamKey, trailers: &Metadata) -> Option<Status> {
         let status = self.put_ok(key, trailers).err()?;
         self.refuse(key, &status, true);

@@ -35,10 +35,14 @@ impl ResponseHeads {
     }
 
     /// The responses of a stream have this codec.
+    #[inline]
     pub(super) fn name(&mut self, key: StreamKey, codec: Subtype) {
-        if codec == Subtype::PROTO {
-            return;
+        if codec != Subtype::PROTO {
+            self.name_other(key, codec);
         }
+    }
+
+    fn name_other(&mut self, key: StreamKey, codec: Subtype) {
         let codecs = &mut self.named.get_or_insert_default().codecs;
         if key.index() >= codecs.len() {
             codecs.resize(key.index() + 1, None);
@@ -47,28 +51,36 @@ impl ResponseHeads {
     }
 
     /// What the head of a stream's response begins with.
+    #[inline]
     pub(super) fn of(&mut self, key: StreamKey, encoding: Encoding) -> &mut Template {
-        if let Some(named) = &mut self.named
-            && let Some(Some((_, codec))) = named
-                .codecs
-                .get(key.index())
-                .filter(|codec| codec.is_some_and(|(of, _)| of == key))
-        {
-            let codec = *codec;
-            let templates = &mut named.templates;
-            let known = templates
-                .iter()
-                .position(|(of, with, _)| (*of, *with) == (codec, encoding));
-            let place = known.unwrap_or_else(|| {
-                templates.push((codec, encoding, response_template(encoding, codec)));
-                templates.len() - 1
-            });
-            return &mut templates[place].2;
+        match &mut self.named {
+            Some(named) if named.codec(key).is_some() => named.of(key, encoding),
+            _ => match encoding {
+                Encoding::Identity => &mut self.plain,
+                #[cfg(feature = "gzip")]
+                Encoding::Gzip => &mut self.gzip,
+            },
         }
-        match encoding {
-            Encoding::Identity => &mut self.plain,
-            #[cfg(feature = "gzip")]
-            Encoding::Gzip => &mut self.gzip,
-        }
+    }
+}
+
+impl Named {
+    /// The codec of a stream, if it has to be named.
+    fn codec(&self, key: StreamKey) -> Option<Subtype> {
+        let (of, codec) = (*self.codecs.get(key.index())?)?;
+        (of == key).then_some(codec)
+    }
+
+    fn of(&mut self, key: StreamKey, encoding: Encoding) -> &mut Template {
+        let codec = self.codec(key).unwrap_or(Subtype::PROTO);
+        let templates = &mut self.templates;
+        let known = templates
+            .iter()
+            .position(|(of, with, _)| (*of, *with) == (codec, encoding));
+        let place = known.unwrap_or_else(|| {
+            templates.push((codec, encoding, response_template(encoding, codec)));
+            templates.len() - 1
+        });
+        &mut templates[place].2
     }
 }

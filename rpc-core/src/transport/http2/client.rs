@@ -370,6 +370,7 @@ impl Shared {
 impl Guarded for State {
     type After = Wakers;
 
+    #[inline]
     fn take_after(&mut self) -> Option<Wakers> {
         self.woken.take()
     }
@@ -491,11 +492,11 @@ impl State {
 
     /// Removes a call that nobody is interested in any more.
     pub(super) fn let_go(&mut self, key: StreamKey) {
-        if self.call(key).is_some()
-            && let Some(call) = self.calls[key.index()].take()
-        {
-            self.woken.forget(call.receiver);
-            self.woken.forget(call.sender);
+        if let Some(call) = self.call(key) {
+            let (receiver, sender) = (call.receiver.take(), call.sender.take());
+            self.woken.forget(receiver);
+            self.woken.forget(sender);
+            self.calls[key.index()] = None;
             self.wheel.clear(key.index());
         }
         self.machine.release(key);
@@ -634,13 +635,14 @@ impl State {
         let Some(call) = self.call(key) else {
             return;
         };
-        let mut trailers = trailers;
-        if trailers.outcome.is_none()
-            && let Some(claim) = call.claim.take()
+        let claim = call.claim.take();
+        let outcome = call.outcome.get_or_insert(Ok(Some(trailers)));
+        if let Some(claim) = claim
+            && let Ok(Some(trailers)) = outcome
+            && trailers.outcome.is_none()
         {
             trailers.outcome = claim.outcome;
         }
-        call.outcome.get_or_insert(Ok(Some(trailers)));
         let unary = call.unary;
         if !unary {
             self.drop_requests(key);
@@ -789,14 +791,13 @@ impl UnaryCall<'_> {
             state.woken.forget(stale);
             return Poll::Pending;
         };
-        let head = call.head.take();
         let reply = match outcome {
             Ok(trailers) => Ok(WholeReply {
-                head,
+                head: call.head.take(),
                 data: call.whole.take().or_else(|| call.assembler.take_all()),
                 trailers,
             }),
-            Err(error) => Err(error.after(head)),
+            Err(error) => Err(error.after(call.head.take())),
         };
         self.done = true;
         let had_output = state.machine.has_output();
