@@ -43,10 +43,10 @@ pub(crate) async fn of_header_blocks(promises: &mut Promises) -> Outcome<()> {
 /// S9: messages whose every octet is a frame, for a reader that does not read yet. It means well, and
 /// is its own twin.
 pub(crate) async fn of_small_frames(promises: &mut Promises) -> Outcome<()> {
-    const FRAMES: u32 = 1_000_000;
-    // As much as the server has a window for, which is 1 MiB, and a tenth; the handler has answered
+    const FRAMES: u32 = 250_000;
+    // As much as the server has a window for, which is 256 KiB, and a tenth; the handler has answered
     // what came first, and 400 KiB of that may wait to be sent.
-    const MOST: u64 = 1024 + 1024 / 10 + 400;
+    const MOST: u64 = 256 + 256 / 10 + 400;
     const EACH: Duration = Duration::from_micros(10);
     let mut scene = Scene::begin(&[]).await?;
     // The handler's answers have no window, so that it waits and reads no more.
